@@ -1,0 +1,128 @@
+"""Runs the jobs of a command: those of one structure together, or one at a time under Hydra's own launchers."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig
+
+from bpexp import spec
+from bpexp.spec import UserError
+from bpexp.sweep.files import write_json
+from bpexp.sweep.hydra_files import write_hydra_files
+from bpexp.sweep.job import Job, typed
+from bpexp.sweep.progress import Progress
+from bpexp.sweep.results import RUN_FILE, current_commit, is_finished
+
+LARGEST_GROUP = 32
+"""Networks side by side; on a CPU more than some 8 to 32 gain nothing."""
+
+
+def together(jobs: Sequence[Job]) -> list[Job]:
+    """Return the jobs with the names of their groups: equal structure, in order, at most LARGEST_GROUP each.
+
+    A pure function of the sweep, finished jobs included, so that a resume continues the same groups.
+    """
+    members: dict[tuple[object, ...], list[str]] = {}
+    for job in jobs:
+        members.setdefault(spec.group_key(job.config), []).append(job.identity)
+    names: dict[str, str] = {}
+    for identities in members.values():
+        for start in range(0, len(identities), LARGEST_GROUP):
+            chunk = identities[start : start + LARGEST_GROUP]
+            names |= dict.fromkeys(chunk, _group_name(chunk))
+    return [dataclasses.replace(job, group=names[job.identity]) for job in jobs]
+
+
+def alone(jobs: Sequence[Job]) -> list[Job]:
+    """Return the jobs as groups of one."""
+    return [dataclasses.replace(job, group=_group_name([job.identity])) for job in jobs]
+
+
+def _group_name(identities: Sequence[str]) -> str:
+    return hashlib.sha256(" ".join(identities).encode()).hexdigest()[:10]
+
+
+def write_groups(folder: Path, jobs: Sequence[Job]) -> None:
+    """Write which jobs train together, before work starts."""
+    groups: dict[str, list[str]] = {}
+    for job in jobs:
+        groups.setdefault(job.group, []).append(job.folder.name)
+    write_json(folder / "groups.json", groups)
+
+
+class Networks:
+    """The task that Hydra calls: with one job's configuration, or `together` with all of them.
+
+    `pending` are the jobs without a result, or all of them under `sweep.fresh`.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.jobs = jobs
+        self.pending = {job.identity: job for job in jobs if job.config.sweep.fresh or not is_finished(job)}
+        self.reused = [job for job in jobs if job.identity not in self.pending]
+        self.stopped = False
+
+    def __call__(self, config: DictConfig) -> None:
+        """Run one job, as Hydra's own launchers do."""
+        identity = spec.identity(typed(config))
+        if all(job.identity != identity for job in self.jobs):
+            raise UserError("hydra/sweeper: this sweeper makes jobs of its own; choose ensemble or basic")
+        job = self.pending.pop(identity, None)
+        if job is not None:
+            with Progress(1) as progress:
+                self._run([job], progress)
+
+    def together(self, master: DictConfig, batch: Sequence[Sequence[str]]) -> list[JobReturn]:
+        """Run all jobs, group by group."""
+        numbered = [(number, job) for number, job in enumerate(self.jobs) if job.identity in self.pending]
+        write_hydra_files(master, numbered)
+        groups: dict[str, list[Job]] = {}
+        for _, job in numbered:
+            groups.setdefault(job.group, []).append(job)
+        with Progress(len(numbered)) as progress:
+            for group in groups.values():
+                self._run(group, progress)
+                progress.advance(len(group))
+        return [JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED) for overrides in batch]
+
+    def _run(self, group: Sequence[Job], progress: Progress) -> None:
+        if self.stopped:
+            return
+        for job in group:
+            # An interrupted run must not leave the old result beside new records.
+            (job.folder / RUN_FILE).unlink(missing_ok=True)
+        failed = _run_group(group, progress.report)
+        self.stopped = failed and not group[0].config.sweep.keep_going
+
+
+def _run_group(group: Sequence[Job], report: Callable[[str], None]) -> bool:
+    """Train a group; return whether a job failed. A failure is recorded, and is not that of the other groups."""
+    try:
+        outcomes = importlib.import_module("bpexp.runner").run_group(group, report=report)
+    except UserError:
+        raise
+    except Exception as error:
+        if group[0].config.debug:
+            traceback.print_exc()
+        for job in group:
+            _record_failure(job, f"{type(error).__name__}: {error}")
+        return True
+    failures = [outcome for outcome in outcomes if outcome.status == "failed"]
+    for outcome in failures:
+        if not (outcome.job.folder / RUN_FILE).exists():
+            _record_failure(outcome.job, outcome.error)
+    return bool(failures)
+
+
+def _record_failure(job: Job, error: str | None) -> None:
+    job.folder.mkdir(parents=True, exist_ok=True)
+    run: dict[str, Any] = {"identity": job.identity, "group": job.group, "commit": current_commit()}
+    write_json(job.folder / RUN_FILE, run | {"status": "failed", "error": error, "row": {}})

@@ -1,0 +1,98 @@
+"""What a sweep found: each job's run.json, and results.parquet with a row for each job of the last command."""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bpexp import spec
+from bpexp.sweep.files import read_json, replacing
+from bpexp.sweep.job import Job
+
+if TYPE_CHECKING:
+    import polars
+
+RUN_FILE = "run.json"
+"""A job's own summary: `identity`, `status`, `error`, `commit` and `row` are read here; the runner adds the rest."""
+
+FINISHED = ("ok", "diverged")
+VERDICT_COLUMNS = ("verdict", "backward_gain", "backward_gain_low", "backward_gain_high", "trained")
+MEASURE_COLUMNS = (
+    "train_loss",
+    "train_accuracy",
+    "val_loss",
+    "val_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "grad_norm",
+    "clip_fraction",
+)
+"""The final whole-network measures: columns of every table, null where they are not defined."""
+
+
+def read_run(job: Job) -> dict[str, Any]:
+    """Return a job's run.json; nothing where there is none, or one of another configuration."""
+    run = read_json(job.folder / RUN_FILE)
+    return run if run.get("identity") == job.identity else {}
+
+
+def is_finished(job: Job) -> bool:
+    """Return whether a job has a result, be it that it diverged."""
+    return read_run(job).get("status") in FINISHED
+
+
+@functools.cache
+def current_commit() -> str | None:
+    """Return the commit of the program's checkout; None outside of one."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()
+
+
+def count_older(jobs: Sequence[Job]) -> int:
+    """Return how many finished jobs were made by another commit than the current one."""
+    return sum(read_run(job).get("commit") != current_commit() for job in jobs)
+
+
+def row(job: Job) -> dict[str, Any]:
+    """Return a job's row: its folder's name, its configuration, its outcome."""
+    run = read_run(job)
+    values = {name.removesuffix(".name"): value for name, value in spec.flatten(job.config).items()}
+    outcome = {"status": run.get("status", "failed"), "error": run.get("error", None if run else "did not run")}
+    return {"job": job.folder.name, **values, **outcome, **(run.get("row") or {})}
+
+
+def table(jobs: Sequence[Job]) -> polars.DataFrame:
+    """Return the results of jobs, a row each; a measure that a job has not is null."""
+    import polars
+
+    rows = [row(job) for job in jobs]
+    types: dict[str, Any] = dict.fromkeys(VERDICT_COLUMNS + MEASURE_COLUMNS, polars.Float64)
+    types |= {name: polars.Float64 for one in rows for name in one if name not in types}
+    types |= {"job": polars.String, "status": polars.String, "error": polars.String, "verdict": polars.String}
+    types["trained"] = polars.Boolean
+    columns = {int: polars.Int64, float: polars.Float64, bool: polars.Boolean, str: polars.String}
+    keys = {name.removesuffix(".name"): columns[key.type] for name, key in spec.keys(type(jobs[0].config)).items()}
+    first = ("job", *keys, "status", "error", *VERDICT_COLUMNS, *MEASURE_COLUMNS)
+    order = dict.fromkeys([*first, *types])
+    return polars.DataFrame(rows, schema={name: (types | keys)[name] for name in order})
+
+
+def write_results(folder: Path, jobs: Sequence[Job]) -> polars.DataFrame:
+    """Write and return `results.parquet`."""
+    frame = table(jobs)
+    with replacing(folder / "results.parquet") as temporary:
+        frame.write_parquet(temporary)
+    return frame
+
+
+def count_status(frame: polars.DataFrame) -> Mapping[str, int]:
+    """Return how many jobs ended in each status."""
+    statuses = frame["status"].to_list()
+    return {status: statuses.count(status) for status in (*FINISHED, "failed") if status in statuses}

@@ -1,0 +1,139 @@
+"""What a configuration may say: types, ranges, and values that go together. Needs neither data nor torch."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from bpexp.data import DATA, check_sizes
+from bpexp.init import unknown_choice
+from bpexp.spec import Config, Key, UserError, flatten, keys
+
+LARGEST_INTEGER = 2**63 - 1
+"""What a column of the results can hold."""
+
+CRITERION_MEASURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "grad_norm")
+COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A stated criterion of convergence: a whole-network measure against a bound."""
+
+    measure: str
+    comparison: str
+    bound: float
+
+    def met(self, value: float) -> bool:
+        """Return whether a value of the measure meets the criterion; NaN never does."""
+        return COMPARISONS[self.comparison](value, self.bound)
+
+
+def parse_criterion(text: str) -> Criterion:
+    """Read a criterion such as `train_loss<0.01`.
+
+    Raises:  UserError: another form, an unknown measure, a bound that is no finite number
+    """
+    found = re.fullmatch(r"\s*(\w+)\s*(<=|>=|<|>)\s*(\S+)\s*", text)
+    if not found:
+        raise UserError(f"train.until: {text!r} is not a criterion; write one such as 'train_loss<0.01'")
+    measure, comparison, bound = found.groups()
+    if measure not in CRITERION_MEASURES:
+        raise UserError(str(unknown_choice("train.until", measure, CRITERION_MEASURES)))
+    try:
+        value = float(bound)
+    except ValueError:
+        raise UserError(f"train.until: {bound!r} is not a number") from None
+    if not math.isfinite(value):
+        raise UserError(f"train.until: {bound!r} is not a finite number")
+    return Criterion(measure, comparison, value)
+
+
+def validate(config: Any) -> None:
+    """Refuse a configuration that cannot run as it says.
+
+    Raises:  UserError: a value of the wrong type, out of range or unknown; values that contradict each other; a
+             value that is set but would be ignored; sizes that the data does not have
+    """
+    values = flatten(config)
+    for name, declared in keys(type(config)).items():
+        check_value(declared, values[name])
+    if isinstance(config, Config):
+        _check_together(config)
+
+
+_KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
+
+
+def wrong_type(declared: Key, value: object) -> UserError:
+    """Return the error for a value that is not of the key's type."""
+    shown = "null" if value is None else repr(value)
+    return UserError(f"{declared.name}: {shown} is not {_KINDS[declared.type]}")
+
+
+def check_value(declared: Key, value: Any) -> None:
+    """Refuse a value that its key does not take.
+
+    Raises:  UserError: as `validate` says
+    """
+    if value is None and declared.optional:
+        return
+    fits = isinstance(value, (int, float) if declared.type is float else declared.type)
+    if not fits or (isinstance(value, bool) and declared.type is not bool):
+        raise wrong_type(declared, value)
+    if declared.choices and value not in declared.choices:
+        raise UserError(str(unknown_choice(declared.name.removesuffix(".name"), value, declared.choices)))
+    if declared.type in (int, float):
+        _check_number(declared, value)
+
+
+def _check_number(declared: Key, value: float) -> None:
+    if not math.isfinite(value):
+        raise UserError(f"{declared.name}: {value} is not a finite number")
+    if declared.range is not None and value not in declared.range:
+        raise UserError(f"{declared.name}: {value} is out of range; must be {declared.range}")
+    if value > LARGEST_INTEGER and declared.type is int:
+        raise UserError(f"{declared.name}: {value} is out of range; must be at most {LARGEST_INTEGER}")
+
+
+def _check_together(config: Config) -> None:
+    if config.loss == "cross_entropy" and DATA[config.data.name].task == "regression":
+        raise UserError(f"loss: cross_entropy needs classes, which {config.data.name} has not; choose mse")
+    _check_applies("optimizer.momentum", config.optimizer.momentum, "optimizer", config.optimizer.name, unused="sgd")
+    _check_applies("clip.threshold", config.clip.threshold, "clip", config.clip.name, unused="none")
+    if config.init.name == "zeros" and config.init.gain != 1:
+        raise UserError(f"init.gain: {config.init.gain} would be ignored by init=zeros; choose another init")
+    if config.init.name != "pytorch" and config.init.bias_std is None:
+        raise UserError("init.bias_std: null is pytorch's own biases; give a number or choose init=pytorch")
+    if config.train.until is not None:
+        _check_until(config.train.until, config)
+    try:
+        check_sizes(config.data.name, config.data.train_size, config.train.batch_size)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _check_applies(name: str, value: float | None, group: str, option: str, *, unused: str) -> None:
+    """Refuse a value that the chosen option has no use for, and the lack of one that it needs."""
+    if option == unused and value is not None:
+        others = " or ".join(f"{group}={o}" for o in keys()[f"{group}.name"].choices if o != unused)
+        raise UserError(f"{name}: {value} would be ignored by {group}={option}; choose {others}")
+    if option != unused and value is None:
+        raise UserError(f"{name}: null is not a number; {group}={option} needs one")
+
+
+def _check_until(text: str, config: Config) -> None:
+    criterion = parse_criterion(text)
+    if config.train.steps == 0:
+        raise UserError(f"train.until: {text!r} would be ignored with train.steps=0; choose more steps")
+    if criterion.measure.endswith("accuracy") and DATA[config.data.name].task == "regression":
+        raise UserError(f"train.until: {criterion.measure} is not defined on {config.data.name}; choose a loss")

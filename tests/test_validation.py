@@ -1,0 +1,167 @@
+import math
+
+import pytest
+from conftest import configure
+
+from bpexp import spec
+from bpexp.spec import UserError
+from bpexp.validation import Criterion, parse_criterion, validate
+
+
+def message(values):
+    with pytest.raises(UserError) as caught:
+        validate(configure(values))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_defaults_are_valid():
+    for schema in spec.SCHEMAS.values():
+        if schema is not spec.Report:
+            validate(schema())
+
+
+OUT_OF_RANGE = [
+    ("seed", -1, "must be at least 0"),
+    ("seed", 2**63, f"must be at most {2**63 - 1}"),
+    ("data.train_size", 0, "must be at least 1"),
+    ("model.depth", 0, "must be at least 1"),
+    ("model.depth", -3, "must be at least 1"),
+    ("model.width", 0, "must be at least 1"),
+    ("model.dropout", 1.0, "must be at least 0 and below 1"),
+    ("model.dropout", -0.1, "must be at least 0 and below 1"),
+    ("init.gain", -1.0, "must be at least 0"),
+    ("init.bias_std", -1.0, "must be at least 0"),
+    ("optimizer.lr", -0.1, "must be at least 0"),
+    ("optimizer.momentum", 1.0, "must be at least 0 and below 1"),
+    ("optimizer.l2", -0.1, "must be at least 0"),
+    ("optimizer.weight_decay", -0.1, "must be at least 0"),
+    ("clip.threshold", 0.0, "must be greater than 0"),
+    ("train.steps", -1, "must be at least 0"),
+    ("train.batch_size", 0, "must be at least 1"),
+    ("train.measure_every", 0, "must be at least 1"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "bound"), OUT_OF_RANGE)
+def test_out_of_range(name, value, bound):
+    assert message({name: value}) == f"{name}: {value} is out of range; {bound}"
+
+
+def test_every_number_has_a_range():
+    numbers = {name for name, key in spec.keys().items() if key.type in (int, float)}
+    assert numbers == {name for name, _, _ in OUT_OF_RANGE}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", [name for name, key in spec.keys().items() if key.type is float])
+def test_not_finite(name, value):
+    assert message({name: value}) == f"{name}: {value} is not a finite number"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("model.depth", "four", "'four' is not an integer"),
+        ("model.depth", 2.5, "2.5 is not an integer"),
+        ("model.depth", True, "True is not an integer"),
+        ("model.depth", None, "null is not an integer"),
+        ("optimizer.lr", "fast", "'fast' is not a number"),
+        ("optimizer.lr", True, "True is not a number"),
+        ("model.activation", 3, "3 is not a text"),
+        ("debug", 1, "1 is not true or false"),
+    ],
+)
+def test_wrong_type(name, value, kind):
+    assert message({name: value}) == f"{name}: {kind}"
+
+
+@pytest.mark.parametrize("name", [name for name, key in spec.keys().items() if key.choices])
+def test_unknown_choice_lists_the_choices(name):
+    choices = spec.keys()[name].choices
+    said = message({name: f"{choices[0]}_"})
+    assert said.startswith(f"{name.removesuffix('.name')}: unknown '{choices[0]}_'; ")
+    assert said.endswith(f"choose from {', '.join(choices)}")
+
+
+def test_a_near_choice_is_suggested():
+    assert message({"model.activation": "rellu"}).startswith(
+        "model.activation: unknown 'rellu'; did you mean 'relu'? choose from elu, gelu, "
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"clip.threshold": 1.0},
+            "clip.threshold: 1.0 would be ignored by clip=none; choose clip=norm or clip=value",
+        ),
+        (
+            {"optimizer.momentum": 0.9},
+            "optimizer.momentum: 0.9 would be ignored by optimizer=sgd; "
+            "choose optimizer=momentum or optimizer=nesterov",
+        ),
+        (
+            {"init.name": "zeros", "init.gain": 2.0},
+            "init.gain: 2.0 would be ignored by init=zeros; choose another init",
+        ),
+        (
+            {"train.until": "train_loss<1", "train.steps": 0},
+            "train.until: 'train_loss<1' would be ignored with train.steps=0; choose more steps",
+        ),
+        ({"clip.name": "norm"}, "clip.threshold: null is not a number; clip=norm needs one"),
+        ({"optimizer.name": "momentum"}, "optimizer.momentum: null is not a number; optimizer=momentum needs one"),
+        (
+            {"init.bias_std": None},
+            "init.bias_std: null is pytorch's own biases; give a number or choose init=pytorch",
+        ),
+        (
+            {"data.name": "regression"},
+            "loss: cross_entropy needs classes, which regression has not; choose mse",
+        ),
+        (
+            {"data.name": "regression", "loss": "mse", "train.until": "val_accuracy>0.9"},
+            "train.until: val_accuracy is not defined on regression; choose a loss",
+        ),
+        (
+            {"data.train_size": 5000},
+            "data.train_size: 5000 is larger than the training part of digits (1078); choose at most 1078",
+        ),
+        (
+            {"data.train_size": 9},
+            "data.train_size: 9 is too small to stratify 10 classes; choose at least 10",
+        ),
+        (
+            {"data.train_size": 100},
+            "train.batch_size: 128 is larger than the training set (100); choose at most 100",
+        ),
+    ],
+)
+def test_values_that_contradict_each_other(values, said):
+    assert message(values) == said
+
+
+def test_mse_on_classes_is_allowed():
+    validate(configure({"loss": "mse"}))
+
+
+def test_criterion():
+    criterion = parse_criterion("train_accuracy >= 0.99")
+    assert criterion == Criterion("train_accuracy", ">=", 0.99)
+    assert criterion.met(0.99)
+    assert not criterion.met(0.98)
+    assert not criterion.met(math.nan)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("soon", "train.until: 'soon' is not a criterion; write one such as 'train_loss<0.01'"),
+        ("train_los<1", "train.until: unknown 'train_los'; did you mean 'train_loss'?"),
+        ("train_loss<low", "train.until: 'low' is not a number"),
+        ("train_loss<nan", "train.until: 'nan' is not a finite number"),
+    ],
+)
+def test_criterion_refused(text, said):
+    assert message({"train.until": text}).startswith(said)
