@@ -1,0 +1,129 @@
+"""The plan against the Function driver and torch autograd, over replays with new data and weights."""
+
+import pytest
+import torch
+
+from bpexp.plan import Plan, PlanError
+from bpexp.rules import RULES, Rule
+from bpexp.rules.activations import samples_at
+
+ACTIVATIONS = [
+    name for name in RULES if name in {"sigmoid", "tanh", "relu", "selu", "gelu", "gelu_tanh", "silu", "softsign"}
+]
+
+
+@pytest.fixture(scope="module")
+def add():
+    rule = Rule(
+        "add_in_test",
+        lambda a, b: a + b,
+        {"a": lambda grad: grad, "b": lambda grad: grad},
+        torch.add,
+        samples_at(),
+        "definition",
+    )
+    yield rule
+    del RULES["add_in_test"]
+
+
+@pytest.fixture(scope="module")
+def mean_square():
+    rule = Rule(
+        "mean_square_in_test",
+        lambda x: (x * x).mean((1, 2)),
+        {"x": lambda grad, x: x * (grad * (2 / (x.shape[1] * x.shape[2])))[:, None, None]},
+        lambda x: (x * x).mean((1, 2)),
+        samples_at(),
+        "definition",
+    )
+    yield rule
+    del RULES["mean_square_in_test"]
+
+
+def network(networks: int, depth: int, width: int):
+    generator = torch.Generator().manual_seed(0)
+    parameters = []
+    for _ in range(depth + 1):
+        weight = torch.randn(networks, width, width, generator=generator, dtype=torch.float64) * width**-0.5
+        parameters += [weight, torch.randn(networks, width, generator=generator, dtype=torch.float64)]
+    return parameters, torch.randn(networks, 5, width, generator=generator, dtype=torch.float64)
+
+
+def forward(x, parameters, activation, add, loss):
+    linear = RULES["linear"]
+    for weight, bias in zip(parameters[:-2:2], parameters[1:-2:2], strict=True):
+        x = add(x, RULES[activation](linear(x, weight, bias)))
+    return loss(linear(x, *parameters[-2:]))
+
+
+@pytest.mark.parametrize("keep", [False, True], ids=["reused-buffers", "kept-buffers"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_replays_equal_autograd_of_the_functions(activation, keep, add, mean_square):
+    parameters, x = network(3, 4, 6)
+    plan = Plan(lambda x: forward(x, parameters, activation, add, mean_square), (x,), parameters, keep=keep)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        for tensor in (x, *parameters):
+            tensor.add_(0.1 * torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype))
+        loss = plan.step()
+        leaves = [p.clone().requires_grad_() for p in parameters]
+        expected = forward(x, leaves, activation, add, mean_square)
+        torch.testing.assert_close(loss, expected.detach(), rtol=0, atol=1e-12)
+        torch.testing.assert_close(plan.grads, torch.autograd.grad(expected.sum(), leaves), rtol=0, atol=1e-12)
+
+
+def test_reuse_takes_fewer_buffers(add, mean_square):
+    parameters, x = network(1, 12, 6)
+    counts = []
+    for keep in (False, True):
+        plan = Plan(lambda x: forward(x, parameters, "tanh", add, mean_square), (x,), parameters, keep=keep)
+        counts.append(len({storage.data_ptr() for storage, _ in plan.buffers.places.values()}))
+    assert counts[0] < counts[1]
+
+
+def test_a_kept_tensor_and_its_gradient_can_be_read(mean_square):
+    parameters, x = network(2, 0, 4)
+    seen = []
+
+    def model(x):
+        seen.append(RULES["linear"](x, *parameters))
+        return mean_square(seen[-1])
+
+    plan = Plan(model, (x,), parameters, keep=True)
+    x.mul_(2)
+    plan.step()
+    z = torch.baddbmm(parameters[1][:, None], x, parameters[0].mT)
+    torch.testing.assert_close(plan.value(seen[0]), z)
+    torch.testing.assert_close(plan.gradient(seen[0]), z * 2 / z[0].numel())
+
+
+def test_what_is_made_or_changed_outside_the_rules_is_refused(mean_square):
+    parameters, x = network(1, 0, 4)
+    linear = RULES["linear"]
+    with pytest.raises(PlanError, match=r"made outside the rules by aten::mul\.Tensor"):
+        Plan(lambda x: mean_square(linear(x, *parameters) * 2), (x,), parameters)
+    with pytest.raises(PlanError, match="changed in place outside the rules"):
+        Plan(lambda x: mean_square(linear(x, *parameters).mul_(2)), (x,), parameters)
+    with pytest.raises(PlanError, match="the model's result was made outside the rules"):
+        Plan(lambda x: linear(x, *parameters).sum(), (x,), parameters)
+
+
+def test_recording_draws_nothing_from_a_stream_that_a_replay_would_draw(mean_square):
+    generator = torch.Generator().manual_seed(3)
+    noise = Rule(
+        "noise_in_test",
+        lambda x: x + torch.empty_like(x).normal_(generator=generator),
+        {"x": lambda grad: grad},
+        lambda x: x,
+        samples_at(),
+        "definition",
+    )
+    del RULES["noise_in_test"]
+    parameters, x = network(1, 0, 4)
+    plan = Plan(lambda x: mean_square(RULES["linear"](noise(x), *parameters)), (x,), parameters)
+    first, second = plan.step().clone(), plan.step().clone()
+    generator.manual_seed(3)
+    for loss in (first, second):
+        noisy = x + torch.empty_like(x).normal_(generator=generator)
+        z = torch.baddbmm(parameters[1][:, None], noisy, parameters[0].mT)
+        torch.testing.assert_close(loss, z.square().mean((1, 2)), rtol=0, atol=1e-12)
