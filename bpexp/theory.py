@@ -75,7 +75,9 @@ def resolve(activation: str | Function | Activation) -> Activation:
     if isinstance(activation, Activation):
         return activation
     if not isinstance(activation, str):
-        return Activation(getattr(activation, "__name__", "function"), activation, central_difference(activation))
+        return Activation(
+            getattr(activation, "__name__", type(activation).__name__), activation, central_difference(activation)
+        )
     if activation not in ACTIVATIONS:
         raise unknown_choice("activation", activation, ACTIVATIONS)
     return ACTIVATIONS[activation]
@@ -149,7 +151,7 @@ def half_line(scale: Array, kinks: tuple[float, ...]) -> tuple[Array, Array]:
 
 
 def evaluate(name: str, function: Function, x: Array) -> Array:
-    values: Array = np.asarray(function(torch.from_numpy(x)).numpy(), dtype=np.float64)
+    values: Array = np.asarray(function(torch.from_numpy(x)).detach().numpy(), dtype=np.float64)
     if values.shape != x.shape:
         raise ValueError(f"activation {name!r}: must map each number to one, but {x.shape} became {values.shape}")
     if not np.isfinite(values).all():

@@ -98,6 +98,12 @@ def test_function_of_the_users_own_has_the_rules_moments(name):
     np.testing.assert_array_equal(length_map(own, LENGTHS, 1.3, 0.1), length_map(name, LENGTHS, 1.3, 0.1))
 
 
+def test_module_is_an_activation():
+    module = torch.nn.PReLU(init=0.01, dtype=torch.float64)
+    assert float(slope_second_moment(module, 1.0)) == pytest.approx(float(slope_second_moment("leaky_relu", 1.0)))
+    assert resolve(module).name == "PReLU"
+
+
 def test_stated_kinks_are_met():
     """A step at 0.7 has E phi^2 = P(x > 0.7)."""
     step = Activation("step", lambda x: (x > 0.7).to(x.dtype), torch.zeros_like, kinks=(0.7,))
