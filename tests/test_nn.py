@@ -1,0 +1,124 @@
+"""Every module of bpexp.nn against the module of torch.nn that has its name."""
+
+import inspect
+
+import pytest
+import torch
+
+from bpexp import nn
+from bpexp.rules import table
+
+CASES = [
+    ("Linear", (4, 3), {}),
+    ("Linear", (4, 3), {"bias": False, "dtype": torch.float64}),
+    ("Sigmoid", (), {}),
+    ("Tanh", (), {}),
+    ("ReLU", (), {}),
+    ("ReLU", (True,), {}),
+    ("LeakyReLU", (0.3,), {}),
+    ("ELU", (0.5,), {"inplace": True}),
+    ("SELU", (), {}),
+    ("GELU", ("tanh",), {}),
+    ("GELU", (), {}),
+    ("SiLU", (), {}),
+    ("Softplus", (2.0,), {"threshold": 1.0}),
+    ("Softsign", (), {}),
+    ("Hardtanh", (-0.5, 0.3), {}),
+    ("Dropout", (0.3,), {}),
+    ("LogSoftmax", (1,), {}),
+    ("MSELoss", (), {"reduction": "sum"}),
+    ("CrossEntropyLoss", (torch.tensor([0.5, 1.0, 2.0, 0.1]),), {"ignore_index": 1, "label_smoothing": 0.1}),
+    ("Flatten", (), {}),
+    ("Identity", (), {}),
+]
+TARGETS = {"MSELoss": torch.ones(5, 4), "CrossEntropyLoss": torch.tensor([0, 1, 2, 3, 0])}
+
+
+def pair(name, args, options):
+    """Our module and torch's, each made under the same seed."""
+    modules = []
+    for module in (nn, torch.nn):
+        torch.manual_seed(3)
+        modules.append(getattr(module, name)(*args, **options))
+    return modules
+
+
+def outcome(module, name, dtype=torch.float32):
+    torch.manual_seed(5)
+    leaf = torch.randn(5, 4, dtype=dtype, requires_grad=True)
+    y = module(leaf * 1.0, *([TARGETS[name]] if name in TARGETS else []))
+    return y, torch.autograd.grad(y.square().sum(), [leaf, *module.parameters()])
+
+
+def test_every_module_has_a_case():
+    assert {name for name, _, _ in CASES} | {"Sequential"} == set(nn.__all__)
+
+
+@pytest.mark.parametrize(("name", "args", "options"), CASES)
+def test_module_equals_that_of_torch(name, args, options):
+    ours, theirs = pair(name, args, options)
+    assert str(ours) == str(theirs)
+    assert ours.state_dict().keys() == theirs.state_dict().keys()
+    for mine, reference in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(mine, reference)
+    dtype = options.get("dtype", torch.float32)
+    torch.testing.assert_close(outcome(ours, name, dtype), outcome(theirs, name, dtype))
+
+
+@pytest.mark.parametrize("name", sorted({name for name, _, _ in CASES}))
+def test_constructor_is_that_of_torch(name):
+    assert inspect.signature(getattr(nn, name)) == inspect.signature(getattr(torch.nn, name))
+
+
+@pytest.mark.parametrize("name", sorted(set(nn.__all__) - {"Flatten", "Identity", "Sequential"}))
+def test_module_runs_one_of_our_rules(name, monkeypatch):
+    class Recorder:
+        def record(self, rule, args):
+            names.append(rule.name)
+            return rule.forward(*args)
+
+    names: list[str] = []
+    monkeypatch.setattr(table, "RECORDERS", [Recorder()])
+    _, args, options = next(case for case in CASES if case[0] == name)
+    module, _ = pair(name, args, options)
+    module(torch.ones(5, 4), *([TARGETS[name]] if name in TARGETS else []))
+    assert len(names) == 1
+
+
+def network(module):
+    torch.manual_seed(2)
+    return module.Sequential(
+        module.Flatten(),
+        module.Linear(8, 6),
+        module.GELU(),
+        module.Dropout(0.4),
+        module.Linear(6, 4),
+        module.LogSoftmax(-1),
+    )
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["to-torch", "from-torch"])
+def test_state_dict_loads_both_ways(there):
+    source, target = (nn, torch.nn) if there else (torch.nn, nn)
+    first, second = network(source), network(target)
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(1.0)
+    second.load_state_dict(first.state_dict())
+    x = torch.linspace(-1, 1, 24).view(3, 2, 4)
+    torch.testing.assert_close(first.eval()(x), second.eval()(x))
+
+
+def test_training_a_network_equals_torch():
+    losses = []
+    for module in (nn, torch.nn):
+        model = network(module).double()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        x = torch.linspace(-1, 1, 24, dtype=torch.float64).view(3, 2, 4)
+        for _ in range(5):
+            loss = module.CrossEntropyLoss()(model(x), torch.tensor([0, 3, 1]))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        losses.append(loss)
+    torch.testing.assert_close(*losses, rtol=1e-12, atol=1e-12)
