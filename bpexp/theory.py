@@ -8,7 +8,6 @@ as independent of those of the forward pass (Schoenholz et al. 2017, arXiv:1611.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,19 +15,11 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from bpexp.activations import ACTIVATIONS, Activation, Function
 from bpexp.init import INITS, Init, unknown_choice
-from bpexp.rules import activations
-from bpexp.rules.table import Rule
 
 Array = NDArray[np.float64]
-Function = Callable[[Tensor], Tensor]
 
-CONSTANTS: dict[str, tuple[float, ...]] = {  # torch.nn.functional's defaults
-    "leaky_relu": (0.01,),
-    "elu": (1.0,),
-    "softplus": (1.0, 20.0),
-    "hardtanh": (-1.0, 1.0),
-}
 RESIDUALS = ("none", "plain")
 
 LEGENDRE_NODES, LEGENDRE_WEIGHTS = np.polynomial.legendre.leggauss(12)
@@ -37,16 +28,6 @@ EDGES_Z = np.arange(1.0, TAIL + 1)
 EDGES_X = np.array([0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0, 64.0])
 LARGEST = 1e200  # a mean square beyond it counts as infinite: its square must still be a float64
 SMALLEST = 1e-10  # a fixed point below it counts as 0, where 0 is one
-
-
-@dataclass(frozen=True)
-class Activation:
-    """A scalar function, its slope, and the places |x| of its kinks that are none of EDGES_X."""
-
-    name: str
-    function: Function
-    slope: Function
-    kinks: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -81,29 +62,6 @@ def resolve(activation: str | Function | Activation) -> Activation:
     if activation not in ACTIVATIONS:
         raise unknown_choice("activation", activation, ACTIVATIONS)
     return ACTIVATIONS[activation]
-
-
-def from_rule(rule: Rule) -> Activation:
-    constants = CONSTANTS.get(rule.name, ())
-    return Activation(rule.name, lambda x: rule.forward(x, *constants), slope_of(rule, constants))
-
-
-def slope_of(rule: Rule, constants: tuple[float, ...]) -> Function:
-    """Return the slope of an elementwise rule: its own backward of a gradient of ones."""
-    gradient = rule.backward[0]
-
-    def slope(x: Tensor) -> Tensor:
-        known = dict(zip(rule.parameters, (x, *constants), strict=True))
-        known |= {"grad": torch.ones_like(x), "y": rule.forward(x, *constants)}
-        result: Tensor = gradient.formula(*[known[need] for need in gradient.needs])
-        return result
-
-    return slope
-
-
-ACTIVATIONS = {"identity": Activation("identity", lambda x: x, torch.ones_like)} | {
-    rule.name: from_rule(rule) for rule in vars(activations).values() if isinstance(rule, Rule)
-}
 
 
 def central_difference(function: Function) -> Function:

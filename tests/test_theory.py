@@ -8,12 +8,10 @@ import pytest
 import torch
 
 from bpexp import spec
+from bpexp.activations import ACTIVATIONS, CONSTANTS, Activation
 from bpexp.init import INITS, initialize
 from bpexp.rules.table import RULES
 from bpexp.theory import (
-    ACTIVATIONS,
-    CONSTANTS,
-    Activation,
     activation_mean,
     activation_second_moment,
     chi_1,

@@ -1,0 +1,56 @@
+"""ACTIVATIONS: the elementwise rules as functions of one tensor, at the constants of torch's defaults."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bpexp.rules import activations
+from bpexp.rules.table import Rule
+
+Function = Callable[[Tensor], Tensor]
+
+CONSTANTS: dict[str, tuple[float, ...]] = {  # torch.nn.functional's defaults
+    "leaky_relu": (0.01,),
+    "elu": (1.0,),
+    "softplus": (1.0, 20.0),
+    "hardtanh": (-1.0, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A scalar function, its slope, and the places |x| of its kinks that `bpexp.theory.EDGES_X` has not.
+
+    Of the table's rows the function is the rule itself: it can be differentiated, and recorded by a plan.
+    """
+
+    name: str
+    function: Function
+    slope: Function
+    kinks: tuple[float, ...] = ()
+
+
+def from_rule(rule: Rule) -> Activation:
+    """Return an elementwise rule as a function of one tensor."""
+    constants = CONSTANTS.get(rule.name, ())
+    return Activation(rule.name, lambda x: rule(x, *constants), slope_of(rule, constants))
+
+
+def slope_of(rule: Rule, constants: tuple[float, ...]) -> Function:
+    """Return the slope of an elementwise rule: its own backward of a gradient of ones."""
+    gradient = rule.backward[0]
+
+    def slope(x: Tensor) -> Tensor:
+        known = dict(zip(rule.parameters, (x, *constants), strict=True))
+        known |= {"grad": torch.ones_like(x), "y": rule.forward(x, *constants)}
+        result: Tensor = gradient.formula(*[known[need] for need in gradient.needs])
+        return result
+
+    return slope
+
+
+ACTIVATIONS = {"identity": Activation("identity", lambda x: x, torch.ones_like)} | {
+    rule.name: from_rule(rule) for rule in vars(activations).values() if isinstance(rule, Rule)
+}
