@@ -1,14 +1,19 @@
 """Update rules on flat vectors, with every hyperparameter a number of each network's own.
 
-Parameters, gradients and velocities are one vector each. A hyperparameter that all networks share stays a number on the
-device; one that differs is spread over the vector, an entry a parameter (`Layout.spread`).
+Parameters, gradients and velocities are one vector each. A hyperparameter that all networks share stays one number; one
+that differs is spread over the vector, an entry a parameter (`Layout.spread`).
 """
 
+import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+Spread = float | Tensor
+"""A hyperparameter: one number, or a vector with an entry a parameter."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +31,19 @@ class Layout:
         sizes = [shape.numel() for shape in self.shapes]
         return tuple(v.view(s) for v, s in zip(torch.split(flat, sizes), self.shapes, strict=True))
 
-    def spread(self, values: Tensor, where: Callable[[torch.Size], bool] = lambda shape: True) -> Tensor:
-        """Return per-network values (R,) over the vector, 0 outside of `where`; () if all entries are alike."""
+    def runs(self, flat: Tensor) -> tuple[Tensor, ...]:
+        """Return neighbours of equal shape as one view each, (blocks, R, entries of a network in a block)."""
+        runs = [(size, len(list(same))) for size, same in itertools.groupby(shape.numel() for shape in self.shapes)]
+        parts = torch.split(flat, [size * count for size, count in runs])
+        return tuple(
+            part.view(count, self.networks, size // self.networks)
+            for part, (size, count) in zip(parts, runs, strict=True)
+        )
+
+    def spread(self, values: Tensor, where: Callable[[torch.Size], bool] = lambda shape: True) -> Spread:
+        """Return per-network values (R,) over the vector, 0 outside of `where`; one number if all entries are alike."""
         if bool((values == values[0]).all()) and all(map(where, self.shapes)):
-            return values[0].clone()
+            return float(values[0])
         flat = values.new_zeros(sum(shape.numel() for shape in self.shapes))
         for view, shape in zip(self.views(flat), self.shapes, strict=True):
             if where(shape):
@@ -37,9 +51,13 @@ class Layout:
         return flat
 
     def norms(self, flat: Tensor) -> Tensor:
-        """Return the 2-norm of each network's share of a flat vector, (R,)."""
-        squares = [view.reshape(self.networks, -1).square().sum(1) for view in self.views(flat)]
-        return torch.stack(squares).sum(0).sqrt()
+        """Return the 2-norm of each network's share of a flat vector, (R,) float64: no square overflows."""
+        runs = [torch.linalg.vector_norm(run, dim=2, dtype=torch.float64) for run in self.runs(flat)]
+        return torch.linalg.vector_norm(torch.cat(runs), dim=0)
+
+    def largest(self, flat: Tensor) -> Tensor:
+        """Return the largest magnitude in each network's share of a flat vector, (R,)."""
+        return torch.stack([torch.linalg.vector_norm(run, math.inf, dim=(0, 2)) for run in self.runs(flat)]).amax(0)
 
 
 def is_weight(shape: torch.Size) -> bool:
@@ -47,10 +65,19 @@ def is_weight(shape: torch.Size) -> bool:
     return len(shape) > 2
 
 
+def add_scaled(y: Tensor, scale: Spread, x: Tensor, *, negative: bool = False, out: Tensor) -> Tensor:
+    """Compute y + scale * x, or y - scale * x, in one pass."""
+    sign = -1 if negative else 1
+    if isinstance(scale, Tensor):
+        return torch.addcmul(y, scale, x, value=sign, out=out)
+    return torch.add(y, x, alpha=sign * scale, out=out)
+
+
 class SGD:
     """Stochastic gradient descent, plain, with classical momentum, or with Nesterov's.
 
-    Math:   g <- g + l2 w;  v <- mu v + g;  w <- w - lr (g + mu v if nesterov, else v) - lr weight_decay w
+    Math:   g <- g + l2 w (`penalize`, before any clipping: the penalty is a term of the loss); v <- mu v + g;
+            w <- w - lr (g + mu v if nesterov, else v) - lr weight_decay w
     Shapes: lr, momentum, l2, weight_decay: (R,) each; values, grads: flat, cut as `layout` says
     Source: Polyak 1964; Sutskever et al. 2013; decoupled decay: Loshchilov & Hutter 2019, arXiv:1711.05101
     """
@@ -75,19 +102,21 @@ class SGD:
         self.velocity = torch.zeros_like(values)
         self.direction = torch.empty_like(values)
 
-    def step(self, grads: Tensor) -> None:
-        """Update the values in place. The gradients are changed where an L2 penalty adds to them."""
+    def penalize(self, grads: Tensor) -> None:
+        """Add the gradient of the L2 penalty, in place."""
         if self.l2 is not None:
-            grads.addcmul_(self.l2, self.values)
+            add_scaled(grads, self.l2, self.values, out=grads)
+
+    def step(self, grads: Tensor) -> None:
+        """Update the values in place."""
         direction = grads
         if self.momentum is not None:
-            self.velocity.mul_(self.momentum).add_(grads)
-            direction = self.velocity
+            direction = add_scaled(grads, self.momentum, self.velocity, out=self.velocity)
             if self.nesterov:
-                direction = torch.addcmul(grads, self.momentum, self.velocity, out=self.direction)
+                direction = add_scaled(grads, self.momentum, self.velocity, out=self.direction)
         if self.decay is not None:
-            self.values.addcmul_(self.decay, self.values, value=-1)
-        self.values.addcmul_(self.lr, direction, value=-1)
+            add_scaled(self.values, self.decay, self.values, negative=True, out=self.values)
+        add_scaled(self.values, self.lr, direction, negative=True, out=self.values)
 
 
 def clip_by_norm(layout: Layout, grads: Tensor, max_norm: Tensor) -> Tensor:
@@ -102,9 +131,9 @@ def clip_by_norm(layout: Layout, grads: Tensor, max_norm: Tensor) -> Tensor:
     """
     norms = layout.norms(grads)
     # Not clamp(max=1): that would let torch's own 1e-6 in the denominator decide what "at most" means.
-    scale = torch.where(norms > max_norm, max_norm / norms, torch.ones_like(norms))
-    for view in layout.views(grads):
-        view.mul_(scale.view(-1, *[1] * (view.dim() - 1)))
+    scale = torch.where(norms > max_norm, max_norm / norms, 1.0).to(grads.dtype)
+    for run in layout.runs(grads):
+        run.mul_(scale[:, None])
     return norms
 
 
@@ -112,13 +141,13 @@ def clip_by_value(layout: Layout, grads: Tensor, threshold: Tensor) -> Tensor:
     """Clamp each entry of each network's gradients to [-threshold, threshold].
 
     Shapes:  grads: flat, changed in place; threshold: (R,)
-    Returns: the norms before clipping, (R,)
+    Returns: the largest magnitudes before clipping, (R,)
     """
-    norms = layout.norms(grads)
-    for view in layout.views(grads):
-        bound = threshold.view(-1, *[1] * (view.dim() - 1))
-        torch.clamp(view, -bound, bound, out=view)
-    return norms
+    largest = layout.largest(grads)
+    bound = threshold[:, None]
+    for run in layout.runs(grads):
+        torch.clamp(run, -bound, bound, out=run)
+    return largest
 
 
 def flatten(parameters: Sequence[Tensor]) -> tuple[Layout, Tensor]:

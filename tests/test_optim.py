@@ -39,6 +39,7 @@ def test_sgd_equals_torch_network_by_network(kind, decay, same):
         optimizers.append(torch.optim.SGD(groups, lr=lr[r].item(), momentum=mu[r].item(), nesterov=nesterov))
     for step in range(1, 6):
         _, grads = flatten(blocks(step))
+        ours.penalize(grads)
         ours.step(grads)
         for r in range(NETWORKS):
             for leaf, grad in zip(theirs[r], blocks(step), strict=True):
@@ -80,7 +81,8 @@ def test_clip_by_norm_keeps_zero_at_zero_and_shows_nan():
 def test_clip_by_value_equals_torch():
     layout, grads = flatten(blocks(2))
     thresholds = vector(0.3, 5.0, 1.0)
-    clip_by_value(layout, grads, thresholds)
+    largest = clip_by_value(layout, grads, thresholds)
+    assert largest.tolist() == [max(float(b[r].abs().max()) for b in blocks(2)) for r in range(NETWORKS)]
     for view, block in zip(layout.views(grads), blocks(2), strict=True):
         for r in range(NETWORKS):
             assert torch.equal(view[r], block[r].clamp(-thresholds[r], thresholds[r]))
