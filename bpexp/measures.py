@@ -1,0 +1,113 @@
+"""MEASURES: what is looked at while networks train; a row and a pure function each.
+
+Every function takes a View and returns a value for each network and layer, (R, layers), in float64: a norm of float32
+values is then finite wherever they are, and zero only where they are. Layers are numbered from 1, next to the input;
+the output layer is L + 1.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bpexp.activations import ACTIVATIONS
+
+SATURATED_BELOW = 0.05  # of the activation's largest slope
+
+
+@dataclass(frozen=True)
+class View:
+    """One step of R networks, as the measures see it.
+
+    z, delta, weights, grads, updates: L + 1 tensors each, first axis R; a: L of them; delta is B times d loss / dz
+    """
+
+    activation: str
+    z: Sequence[Tensor]
+    a: Sequence[Tensor]
+    delta: Sequence[Tensor]
+    weights: Sequence[Tensor]
+    grads: Sequence[Tensor]
+    updates: Sequence[Tensor]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A row: what is measured, of which layers, and where its values are healthy (low, high), if that can be said."""
+
+    name: str
+    unit: str
+    formula: str
+    hidden_only: bool
+    function: Callable[[View], Tensor]
+    healthy: tuple[float, float] | None = None
+
+
+def norm(tensor: Tensor) -> Tensor:
+    """Return the 2-norm of each network's share, (R,)."""
+    result: Tensor = torch.linalg.vector_norm(tensor.flatten(1), dim=1, dtype=torch.float64)
+    return result
+
+
+def norms(tensors: Sequence[Tensor]) -> Tensor:
+    """Return 2-norms, layer by layer: (R, layers)."""
+    return torch.stack([norm(tensor) for tensor in tensors], 1)
+
+
+def rms(tensors: Sequence[Tensor]) -> Tensor:
+    """Return root mean squares over samples and units, layer by layer: (R, layers)."""
+    return torch.stack([norm(tensor) / math.sqrt(tensor[0].numel()) for tensor in tensors], 1)
+
+
+@functools.cache
+def largest_slope(activation: str) -> float:
+    """Return max |phi'|, from a grid that holds the extremes of every activation in the table to 1e-6."""
+    x = torch.linspace(-10, 10, 20_001, dtype=torch.float64)
+    return float(ACTIVATIONS[activation].slope(x).abs().max())
+
+
+def activation_mean(view: View) -> Tensor:
+    return torch.stack([a.mean((1, 2), dtype=torch.float64) for a in view.a], 1)
+
+
+def dead_fraction(view: View) -> Tensor:
+    slope = ACTIVATIONS[view.activation].slope
+    return torch.stack([(slope(z) == 0).all(1).double().mean(1) for z in view.z[:-1]], 1)
+
+
+def saturated_fraction(view: View) -> Tensor:
+    slope, line = ACTIVATIONS[view.activation].slope, SATURATED_BELOW * largest_slope(view.activation)
+    return torch.stack([(slope(z).abs() < line).double().mean((1, 2)) for z in view.z[:-1]], 1)
+
+
+MEASURES: dict[str, Measure] = {
+    measure.name: measure
+    for measure in (
+        Measure("activation_rms", "1", "sqrt(mean a^2)", True, lambda view: rms(view.a), (0.1, 10)),
+        Measure("activation_mean", "1", "mean a", True, activation_mean),
+        Measure("preactivation_rms", "1", "sqrt(mean z^2)", False, lambda view: rms(view.z), (0.1, 10)),
+        Measure("delta_rms", "loss", "sqrt(mean (B d loss / dz)^2)", False, lambda view: rms(view.delta)),
+        Measure("grad_norm", "loss per weight", "||d loss / dW||", False, lambda view: norms(view.grads)),
+        Measure("weight_norm", "1", "||W||", False, lambda view: norms(view.weights)),
+        Measure(
+            "update_ratio",
+            "1",
+            "||update of W|| / ||W||",
+            False,
+            lambda view: norms(view.updates) / norms(view.weights),
+            (1e-5, 1e-1),
+        ),
+        Measure("dead_fraction", "fraction", "units with phi' = 0 on every sample", True, dead_fraction, (0, 0.5)),
+        Measure(
+            "saturated_fraction",
+            "fraction",
+            f"|phi'(z)| < {SATURATED_BELOW} max |phi'|",
+            True,
+            saturated_fraction,
+            (0, 0.5),
+        ),
+    )
+}
