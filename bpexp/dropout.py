@@ -11,15 +11,15 @@ from torch import Tensor
 
 from bpexp.streams import generator
 
-LEVELS = 2**16  # of a probability; what is dropped is scaled for the level, so the mean is exact
+LEVELS = 2**16  # of a probability; what is kept is scaled for the level, so the mean is exact
 LOWEST = torch.iinfo(torch.int64).min
 
 
 class Masks:
     """One mask a hidden layer, (R, B, W): 0 where a unit is dropped, 1 / (1 - p) where it is kept.
 
-    Sixteen random bits decide a unit. They are drawn as whole words, once for each seed: networks of one seed that
-    differ in p drop nested sets of units.
+    Sixteen random bits decide a unit, so p is rounded to a multiple of 2^-16 (and less than 1). They are drawn as whole
+    words, once for each seed: networks of one seed that differ in p drop nested sets of units.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Masks:
         words = -(-layers * batch * width // 4)
         levels = torch.tensor([min(round(p * LEVELS), LEVELS - 1) for p in probabilities])
         self.threshold = (levels - LEVELS // 2).to(torch.int16).to(device).view(-1, 1, 1, 1)
-        self.scale = (LEVELS / (LEVELS - levels)).to(dtype).to(device).view(-1, 1, 1, 1)
+        self.scale = (LEVELS / (LEVELS - levels).double()).to(dtype).to(device).view(-1, 1, 1, 1)
         self.streams = [generator(seed, "dropout", device) for seed in seeds]
         self.words = torch.empty(len(seeds), words, dtype=torch.int64, device=device)
         self.bits = self.words.view(torch.int16)[:, : layers * batch * width].view(len(seeds), *shape)

@@ -26,7 +26,7 @@ from bpexp.sweep.usage import usage
 if TYPE_CHECKING:
     from hydra._internal.hydra import Hydra
 
-    from bpexp.sweep.command import Finish, Program
+    from bpexp.sweep.command import Check, Finish, Program
 
 CONF = Path(__file__).parents[1] / "conf"
 """Beside the packages `bpexp` and `experiments` in a checkout."""
@@ -45,20 +45,22 @@ def main(
     doc: str | None,
     *,
     program: Program | None = None,
+    check: Check | None = None,
     finish: Finish | None = None,
     arguments: Sequence[str] | None = None,
 ) -> int:
     """Run an experiment from the command line and return the exit code.
 
     An experiment either trains the networks of its grid, and then calls `finish` with the folder of their results, or
-    is a `program` that gets its configuration and its folder. `doc` is the module's docstring, shown by `--help`.
+    is a `program` that gets its configuration and its folder, after `check` had nothing against it. `doc` is the
+    module's docstring, shown by `--help`.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         if any(flag in arguments for flag in HELP_FLAGS):
             print(describe(experiment, doc))
         else:
-            call(experiment, arguments, program=program, finish=finish)
+            call(experiment, arguments, program=program, check=check, finish=finish)
     except KeyboardInterrupt:
         return _stop("interrupted; finished jobs are kept, and the same command goes on", 130)
     except FailedJobsError as error:
@@ -76,7 +78,12 @@ def _stop(message: str, code: int) -> int:
 
 
 def call(
-    experiment: str, arguments: Sequence[str], *, program: Program | None = None, finish: Finish | None = None
+    experiment: str,
+    arguments: Sequence[str],
+    *,
+    program: Program | None = None,
+    check: Check | None = None,
+    finish: Finish | None = None,
 ) -> Path:
     """Run an experiment from Python, as its command would; return the folder of its results.
 
@@ -90,7 +97,7 @@ def call(
     with _session(experiment) as hydra:
         command = Command(hydra, experiment, overrides, multirun=bool(flags))
         if program is not None:
-            return command.run_program(program)
+            return command.run_program(program, check)
         folder, failures = command.run_networks()
     if finish is not None:
         finish(folder)

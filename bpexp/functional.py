@@ -64,8 +64,6 @@ def softsign(input: Tensor) -> Tensor:
 
 
 def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
-    if min_val > max_val:
-        raise ValueError("min_val cannot be greater than max_val")
     return elementwise(activations.hardtanh, input, min_val, max_val, inplace=inplace)
 
 
@@ -113,4 +111,6 @@ def cross_entropy(
         reduction = legacy_get_string(size_average, reduce)
     if target.is_floating_point() and ignore_index < 0:
         return losses.cross_entropy_probabilities(input, target, weight, reduction, label_smoothing)
+    if weight is not None and weight.requires_grad:  # torch refuses it in its own words, while gradients are on
+        F.nll_loss(input, target, weight, ignore_index=ignore_index, reduction=reduction)
     return losses.cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)

@@ -65,7 +65,7 @@ def rms(tensors: Sequence[Tensor]) -> Tensor:
 @functools.cache
 def largest_slope(activation: str) -> float:
     """Return max |phi'|, from a grid that holds the extremes of every activation in the table to 1e-6."""
-    x = torch.linspace(-10, 10, 20_001, dtype=torch.float64)
+    x = torch.linspace(-20, 20, 40_001, dtype=torch.float64)
     return float(ACTIVATIONS[activation].slope(x).abs().max())
 
 

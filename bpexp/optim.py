@@ -53,7 +53,8 @@ class Layout:
     def norms(self, flat: Tensor) -> Tensor:
         """Return the 2-norm of each network's share of a flat vector, (R,) float64: no square overflows."""
         runs = [torch.linalg.vector_norm(run, dim=2, dtype=torch.float64) for run in self.runs(flat)]
-        return torch.linalg.vector_norm(torch.cat(runs), dim=0)
+        total: Tensor = torch.linalg.vector_norm(torch.cat(runs), dim=0)
+        return total
 
     def largest(self, flat: Tensor) -> Tensor:
         """Return the largest magnitude in each network's share of a flat vector, (R,)."""

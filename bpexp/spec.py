@@ -166,6 +166,14 @@ class Walkthrough:
 
 
 @dataclass
+class Exercise:
+    """The configuration of the exercise."""
+
+    seed: int = key(0, "seed of the samples that are checked", range=AT_LEAST_0)
+    debug: bool = key(False, "show the traceback of an error")
+
+
+@dataclass
 class Cost:
     """The configuration of the benchmark."""
 
@@ -183,7 +191,13 @@ class Report:
     debug: bool = key(False, "show the traceback of an error")
 
 
-SCHEMAS: dict[str, type] = {"networks": Config, "walkthrough": Walkthrough, "cost": Cost, "report": Report}
+SCHEMAS: dict[str, type] = {
+    "networks": Config,
+    "walkthrough": Walkthrough,
+    "exercise": Exercise,
+    "cost": Cost,
+    "report": Report,
+}
 """The schemas that a file of conf/experiment chooses from, as `/schema: NAME`."""
 
 

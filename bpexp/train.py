@@ -249,9 +249,10 @@ class Loop:
         self.ensemble, self.config = ensemble, ensemble.config
         until = self.config.train.until
         self.criterion = None if until is None else parse_criterion(until)
-        networks, every = len(ensemble.configs), self.config.train.measure_every
+        networks = len(ensemble.configs)
+        longest = min(self.config.train.measure_every, self.config.train.steps + 1)  # steps from snapshot to snapshot
         self.finished, self.diverged = np.zeros(networks, dtype=bool), np.zeros(networks, dtype=bool)
-        self.losses = torch.empty(every, networks, dtype=torch.float64, device=ensemble.device)
+        self.losses = torch.empty(longest, networks, dtype=torch.float64, device=ensemble.device)
         self.since = 0  # the first step of which no snapshot has told
         self.before = ensemble.state()  # the state at that step
 
@@ -296,8 +297,8 @@ class Loop:
     def _snapshot(self, step: int, networks: dict[str, Array], layers: dict[str, Array]) -> Snapshot:
         losses = networks.pop("train_loss")
         numbers = {name: range(1, values.shape[1] + 1) for name, values in layers.items()}
-        finite = np.isfinite(losses).all(axis=0)
-        for name in ("preactivation_rms", "activation_rms", "delta_rms", "grad_norm"):
+        finite = np.isfinite(losses).all(axis=0) & np.isfinite(networks["grad_norm"])
+        for name in ("preactivation_rms", "activation_rms", "delta_rms"):
             finite &= np.isfinite(layers[name]).all(axis=1)
         new = np.flatnonzero(~finite & ~self.diverged & ~self.finished)
         diverged = self._locate(new, step) if len(new) else {}
@@ -328,7 +329,8 @@ class Loop:
                     found[int(network)] = Divergence(step, layer)
             ensemble.update()
         ensemble.restore(after)
-        return found
+        # Where sums have no fixed order, as on CUDA, it may pass the second time; that the last step was bad is known.
+        return {int(network): Divergence(last, self.config.model.depth + 1) for network in networks} | found
 
 
 def to_host(*groups: dict[str, Tensor]) -> list[dict[str, Array]]:

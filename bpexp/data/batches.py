@@ -44,39 +44,37 @@ class Batches:
         networks = len(part.which)
         self.x = part.x.new_empty((networks, batch_size, *part.x.shape[2:]))
         self.y = part.y.new_empty((networks, batch_size, *part.y.shape[2:]))
+        self.order: torch.Tensor | None = None
         self.next = self.batches  # the first batch draws the first epoch
 
     def fill(self) -> None:
         """Go on to the next batch."""
         import torch
 
-        if self.next == self.batches:
-            self._draw()
+        if self.order is None or self.next == self.batches:
+            self.order, self.next = self._draw(), 0
         index = self.order[self.next]
         for part, batch in ((self.part.x, self.x), (self.part.y, self.y)):
             torch.index_select(part.flatten(0, 1), 0, index, out=batch.flatten(0, 1))
         self.next += 1
 
-    def _draw(self) -> None:
+    def _draw(self) -> torch.Tensor:
         """Draw an epoch: the places of every batch's samples, (batches, R * B), among the S * N of all."""
         import torch
 
         used = self.batches * self.batch_size
         drawn = [torch.randperm(self.samples, generator=stream)[:used] for stream in self.streams]
         places = torch.stack([order + number * self.samples for number, order in enumerate(drawn)])
-        places = places.to(self.part.x.device)[self.part.which]
-        self.order = places.view(len(places), self.batches, -1).transpose(0, 1).flatten(1)
-        self.next = 0
+        places = places.to(self.part.x.device, non_blocking=True)[self.part.which]
+        return places.view(len(places), self.batches, -1).transpose(0, 1).flatten(1)
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs to draw the same batches again."""
-        order = self.order.clone() if hasattr(self, "order") else None
-        return {"streams": [stream.get_state() for stream in self.streams], "order": order, "next": self.next}
+        # An order is replaced, never changed.
+        return {"streams": [stream.get_state() for stream in self.streams], "order": self.order, "next": self.next}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a state."""
         for stream, before in zip(self.streams, state["streams"], strict=True):
             stream.set_state(before)
-        if state["order"] is not None:
-            self.order = state["order"]
-        self.next = state["next"]
+        self.order, self.next = state["order"], state["next"]

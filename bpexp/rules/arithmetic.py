@@ -29,7 +29,7 @@ def samples_of(
     return make
 
 
-BROADCAST = samples_of(
+REAL_BROADCAST = samples_of(
     ("batch", [(5, 3), (5, 3)], ()),
     ("row", [(5, 3), (3,)], ()),
     ("outer", [(5, 1), (1, 3)], ()),
@@ -38,6 +38,19 @@ BROADCAST = samples_of(
     ("number", [(5, 3)], (2.5,)),
     ("empty", [(0, 3), (3,)], ()),
 )
+
+
+def broadcast(generator: torch.Generator) -> Sequence[Sample]:
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.complex128)
+
+    return [
+        *REAL_BROADCAST(generator),
+        Sample("complex", (normal(5, 3), normal(3))),
+        Sample("complex-number", (normal(5, 3), 1 + 2j)),
+    ]
+
+
 REDUCE = samples_of(
     ("batch", [(5, 3)], (0, False)),
     ("all", [(5, 3)], (None, False)),
@@ -45,6 +58,9 @@ REDUCE = samples_of(
     ("keepdim", [(2, 3, 4)], ((1, 2), True)),
     ("all-keepdim", [(2, 3)], (None, True)),
     ("scalar", [()], (0, False)),
+    ("no-dims", [(5, 3)], ((), False)),
+    ("vector", [(4,)], (-1, False)),
+    ("empty", [(0, 3)], (1, False)),
 )
 
 
@@ -62,6 +78,10 @@ def multiply_tangent(
     return add_tangent(
         None if x_tangent is None else x_tangent * other, None if other_tangent is None else other_tangent * x, y
     )
+
+
+def conjugate(value: Tensor | float) -> Tensor | float:
+    return value.conj() if isinstance(value, Tensor) else value.conjugate()
 
 
 def kept_shape(shape: torch.Size, dim: Dims) -> list[int]:
@@ -88,7 +108,7 @@ add = Rule(
         "other": lambda grad, other_shape: grad.sum_to_size(other_shape),
     },
     torch.add,
-    BROADCAST,
+    broadcast,
     "the sum rule",
     jvp=add_tangent,
 )
@@ -96,11 +116,11 @@ multiply = Rule(
     "multiply",
     lambda x, other: x * other,
     {
-        "x": lambda grad, other, x_shape: (grad * other).sum_to_size(x_shape),
-        "other": lambda grad, x, other_shape: (grad * x).sum_to_size(other_shape),
+        "x": lambda grad, other, x_shape: (grad * conjugate(other)).sum_to_size(x_shape),
+        "other": lambda grad, x, other_shape: (grad * x.conj()).sum_to_size(other_shape),
     },
     torch.multiply,
-    BROADCAST,
+    broadcast,
     "the product rule",
     jvp=multiply_tangent,
 )

@@ -25,6 +25,11 @@ def class_axis(x: Tensor) -> int:
     return min(x.dim() - 1, 1)
 
 
+def classes(x: Tensor) -> int:
+    """The number of classes, to divide by: 1 where there are none."""
+    return max(x.shape[class_axis(x)], 1)
+
+
 def over_classes(weight: Tensor | None, x: Tensor) -> Tensor | float:
     """The class weights, so shaped that they broadcast along the classes of x."""
     if weight is None:
@@ -47,13 +52,16 @@ def index_slope(
     axis = class_axis(x)
     index = target.long().unsqueeze(axis)
     kept = index != ignore_index
-    scale = over_classes(weight, x) * kept.to(x.dtype)
-    hit = scale * torch.zeros_like(x).scatter(axis, torch.where(kept, index, 0), 1.0)
-    q = (1 - label_smoothing) * hit + (label_smoothing / x.shape[axis]) * scale
-    slope = torch.softmax(x, axis) * q.sum(axis, keepdim=True) - q
+    index = torch.where(kept, index, 0)
+    weights = 1.0 if weight is None else weight[index]
+    scale = kept.to(x.dtype)
     if reduction == "mean":
-        slope = torch.where(kept, slope / hit.sum(), 0.0)  # 0, not 0 / 0, where every row is ignored
-    return slope
+        scale = torch.where(kept, scale / (scale * weights).sum(), 0.0)  # 0, not 0 / 0, where every row is ignored
+    hit = (1 - label_smoothing) * weights * scale
+    smooth = label_smoothing / classes(x) * scale
+    total = hit + smooth * (x.shape[axis] if weight is None else weight.sum())
+    slope = torch.softmax(x, axis) * total - smooth * over_classes(weight, x)
+    return slope.scatter_add(axis, index, -hit)
 
 
 def index_grad_x(
@@ -83,20 +91,28 @@ def index_tangent(
 
 def rows_of(x: Tensor, reduction: str) -> float:
     """What the mean over targets that are probabilities divides by."""
-    return x.numel() / x.shape[class_axis(x)] if reduction == "mean" else 1.0
+    return x.numel() / classes(x) if reduction == "mean" else 1.0
+
+
+def smoothed(target: Tensor, label_smoothing: float) -> Tensor:
+    return target * (1 - label_smoothing) + label_smoothing / classes(target)
 
 
 def probability_slope(
     x: Tensor, target: Tensor, weight: Tensor | None, reduction: str, label_smoothing: float
 ) -> Tensor:
     axis = class_axis(x)
-    q = over_classes(weight, x) * (target * (1 - label_smoothing) + label_smoothing / x.shape[axis])
+    q = over_classes(weight, x) * smoothed(target, label_smoothing)
     return (torch.softmax(x, axis) * q.sum(axis, keepdim=True) - q) / rows_of(x, reduction)
 
 
 def probability_target_slope(x: Tensor, weight: Tensor | None, reduction: str, label_smoothing: float) -> Tensor:
     scale = (label_smoothing - 1) / rows_of(x, reduction)
     return torch.log_softmax(x, class_axis(x)) * over_classes(weight, x) * scale
+
+
+def probability_weight_slope(x: Tensor, target: Tensor, reduction: str, label_smoothing: float) -> Tensor:
+    return torch.log_softmax(x, class_axis(x)) * smoothed(target, label_smoothing) / -rows_of(x, reduction)
 
 
 def probability_grad_x(
@@ -111,9 +127,17 @@ def probability_grad_target(
     return per_row(grad, x, reduction) * probability_target_slope(x, weight, reduction, label_smoothing)
 
 
+def probability_grad_weight(
+    grad: Tensor, x: Tensor, target: Tensor, reduction: str, label_smoothing: float, weight_shape: torch.Size
+) -> Tensor:
+    grads = per_row(grad, x, reduction) * probability_weight_slope(x, target, reduction, label_smoothing)
+    return grads.movedim(class_axis(x), -1).sum_to_size(weight_shape)
+
+
 def probability_tangent(
     x_tangent: Tensor | None,
     target_tangent: Tensor | None,
+    weight_tangent: Tensor | None,
     x: Tensor,
     target: Tensor,
     weight: Tensor | None,
@@ -125,15 +149,17 @@ def probability_tangent(
         total = total + x_tangent * probability_slope(x, target, weight, reduction, label_smoothing)
     if target_tangent is not None:
         total = total + target_tangent * probability_target_slope(x, weight, reduction, label_smoothing)
+    if weight_tangent is not None:
+        slope = probability_weight_slope(x, target, reduction, label_smoothing)
+        total = total + over_classes(weight_tangent, x) * slope
     return reduce(total.sum(class_axis(x)), reduction)
 
 
 def squares_slope(x: Tensor, target: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
     difference = x - target
-    slope = 2 * difference if weight is None else 2 * difference * weight
-    if reduction != "mean":
-        return slope
-    return slope / (difference.numel() if weight is None else weight.sum())
+    if weight is not None:
+        return difference * weight * (2 / weight.sum() if reduction == "mean" else 2)
+    return difference * (2 / max(difference.numel(), 1) if reduction == "mean" else 2)
 
 
 def squares_grad_x(
@@ -150,7 +176,10 @@ def squares_grad_target(
 
 def squares_weight_slope(y: Tensor, x: Tensor, target: Tensor, weight: Tensor, reduction: str) -> Tensor:
     squares = (x - target).square()
-    return (squares - y) / weight.sum() if reduction == "mean" else squares
+    if reduction != "mean":
+        return squares
+    # A weight that was broadcast stands in several squares, y's own part of its slope in one.
+    return (squares - y * weight.numel() / squares.numel()) / weight.sum()
 
 
 def squares_grad_weight(
@@ -179,13 +208,25 @@ def squares_tangent(
     return reduce(total, reduction)
 
 
-def network_slope(x: Tensor, target: Tensor) -> Tensor:
-    hit = torch.zeros_like(x).scatter(-1, target.unsqueeze(-1), 1.0)
-    return (torch.softmax(x, -1) - hit) / x.shape[1]
+def network_log_p(x: Tensor) -> Tensor:
+    """Return the log of softmax, (R, C, B): with few classes last it would take thirty times as long."""
+    return torch.log_softmax(x.mT.contiguous(), 1)
 
 
-def network_squares_slope(x: Tensor, target: Tensor) -> Tensor:
-    return (x - target) * (2 / (x.shape[1] * x.shape[2]))
+def network_grad_x(grad: Tensor, x: Tensor, target: Tensor) -> Tensor:
+    scale = (grad / x.shape[1])[:, None, None]
+    index = target.unsqueeze(1)
+    return (torch.exp(network_log_p(x)) * scale).scatter_add(1, index, -scale.expand(index.shape)).mT
+
+
+def network_tangent(x_tangent: Tensor, x: Tensor, target: Tensor) -> Tensor:
+    tangent = x_tangent.mT
+    rows = (tangent * torch.exp(network_log_p(x))).sum(1, keepdim=True) - tangent.gather(1, target.unsqueeze(1))
+    return rows.mean((1, 2))
+
+
+def network_squares_grad(grad: Tensor, x: Tensor, target: Tensor) -> Tensor:
+    return (x - target) * (grad * (2 / (x.shape[1] * x.shape[2])))[:, None, None]
 
 
 def network_squares_tangent(
@@ -193,10 +234,10 @@ def network_squares_tangent(
 ) -> Tensor:
     total = torch.zeros_like(x)
     if x_tangent is not None:
-        total = total + x_tangent * network_squares_slope(x, target)
+        total = total + x_tangent
     if target_tangent is not None:
-        total = total - target_tangent * network_squares_slope(x, target)
-    return total.sum((1, 2))
+        total = total - target_tangent
+    return 2 * (total * (x - target)).mean((1, 2))
 
 
 def normal(generator: torch.Generator, *shape: int) -> Tensor:
@@ -226,6 +267,9 @@ def index_samples(generator: torch.Generator) -> Sequence[Sample]:
         sample("grid", (2, 4, 1, 3), grid, weight, 1, "mean", 0.1),
         sample("grid-none", (2, 4, 1, 3), grid, weight, 3, "none", 0.0),
         sample("empty", (0, 4), target[:0], None, -100, "sum", 0.0),
+        sample("bytes", (5, 4), target.to(torch.uint8), None, -100, "mean", 0.0),
+        sample("one-class", (5, 1), torch.zeros(5, dtype=torch.int64), None, -100, "mean", 0.1),
+        sample("no-class", (0, 0), target[:0], None, -100, "sum", 0.0),
         Sample("large", (500 * normal(generator, 5, 4), target, None, -100, "mean", 0.0), kink=True),
     ]
 
@@ -247,6 +291,8 @@ def probability_samples(generator: torch.Generator) -> Sequence[Sample]:
         sample("grid", (2, 4, 1, 3), weight, "mean", 0.1),
         sample("grid-none", (2, 4, 1, 3), None, "none", 0.1),
         sample("empty", (0, 4), None, "sum", 0.0),
+        sample("one-class", (5, 1), None, "mean", 0.1),
+        sample("no-class", (0, 0), None, "sum", 0.0),
     ]
 
 
@@ -264,6 +310,13 @@ def squares_samples(generator: torch.Generator) -> Sequence[Sample]:
         sample("weight-sum", 5, 3, reduction="sum", weighted=True),
         sample("weight-none", 5, 3, reduction="none", weighted=True),
         sample("empty", 0, 3, reduction="sum"),
+        sample("empty-mean", 0, 3),
+        sample("scalar-weight", weighted=True),
+        Sample("broadcast", (normal(generator, 5, 3), normal(generator, 3), None, "mean")),
+        Sample("broadcast-x", (normal(generator, 3), normal(generator, 5, 3), None, "sum")),
+        Sample(
+            "broadcast-weight", (normal(generator, 3), normal(generator, 5, 3), normal(generator, 3).square(), "mean")
+        ),
     ]
 
 
@@ -298,12 +351,13 @@ def network_squares_samples(generator: torch.Generator) -> Sequence[Sample]:
 log_softmax = Rule(
     "log_softmax",
     lambda x, dim, dtype: torch.log_softmax(x, dim, dtype=dtype),
-    {"x": lambda grad, y, dim: grad - torch.exp(y) * grad.sum(dim, keepdim=True)},
+    {"x": lambda grad, y, dim: torch.addcmul(grad, torch.exp(y), grad.sum(dim, keepdim=True), value=-1)},
     lambda x, dim, dtype: F.log_softmax(x, dim, dtype=dtype),
     log_softmax_samples,
     BRIDLE,
     jvp=lambda x_tangent, y, dim: x_tangent - (torch.exp(y) * x_tangent).sum(dim, keepdim=True),
-    autocast="float32",
+    autocast="float32 on cuda",
+    widen=True,
 )
 cross_entropy = Rule(
     "cross_entropy",
@@ -318,13 +372,14 @@ cross_entropy = Rule(
     f"{BRIDLE}; {SZEGEDY}",
     jvp=index_tangent,
     autocast="float32",
+    widen=True,
 )
 cross_entropy_probabilities = Rule(
     "cross_entropy_probabilities",
     lambda x, target, weight, reduction, label_smoothing: F.cross_entropy(
         x, target, weight, reduction=reduction, label_smoothing=label_smoothing
     ),
-    {"x": probability_grad_x, "target": probability_grad_target},
+    {"x": probability_grad_x, "target": probability_grad_target, "weight": probability_grad_weight},
     lambda x, target, weight, reduction, label_smoothing: F.cross_entropy(
         x, target, weight, reduction=reduction, label_smoothing=label_smoothing
     ),
@@ -332,6 +387,7 @@ cross_entropy_probabilities = Rule(
     f"{BRIDLE}; {SZEGEDY}",
     jvp=probability_tangent,
     autocast="float32",
+    widen=True,
 )
 mse_loss = Rule(
     "mse_loss",
@@ -342,27 +398,30 @@ mse_loss = Rule(
     RUMELHART,
     jvp=squares_tangent,
     autocast="float32",
+    widen=True,
 )
 network_cross_entropy = Rule(
     "network_cross_entropy",
-    lambda x, target: -torch.log_softmax(x, -1).gather(-1, target.unsqueeze(-1)).mean((1, 2)),
-    {"x": lambda grad, x, target: grad[:, None, None] * network_slope(x, target)},
+    lambda x, target: -network_log_p(x).gather(1, target.unsqueeze(1)).mean((1, 2)),
+    {"x": network_grad_x},
     lambda x, target: torch.stack([F.cross_entropy(x[r], target[r]) for r in range(len(x))]),
     network_samples,
     BRIDLE,
-    jvp=lambda x_tangent, x, target: (x_tangent * network_slope(x, target)).sum((1, 2)),
+    jvp=network_tangent,
     autocast="float32",
+    widen=True,
 )
 network_mse_loss = Rule(
     "network_mse_loss",
     lambda x, target: (x - target).square().mean((1, 2)),
     {
-        "x": lambda grad, x, target: grad[:, None, None] * network_squares_slope(x, target),
-        "target": lambda grad, x, target: -grad[:, None, None] * network_squares_slope(x, target),
+        "x": network_squares_grad,
+        "target": lambda grad, x, target: network_squares_grad(grad, target, x),
     },
     lambda x, target: torch.stack([F.mse_loss(x[r], target[r]) for r in range(len(x))]),
     network_squares_samples,
     RUMELHART,
     jvp=network_squares_tangent,
     autocast="float32",
+    widen=True,
 )

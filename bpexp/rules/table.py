@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from torch.autograd import forward_ad
 
 Formula = Callable[..., Any]
 
@@ -57,7 +58,8 @@ class Rule:
     reference: the torch function of the same arguments that the rule must equal
     samples:   makes the sample calls, drawing from the generator that it is given
     jvp:       tangent of y; picks `<argument>_tangent`, `y` and arguments by name as backward formulas do
-    autocast:  "lower" or "float32": the list of torch.autocast on which the reference stands
+    autocast:  "lower" or "float32": the list of torch.autocast on which the reference stands; "... on cuda": there
+    widen:     compute gradients and tangents of float16 and bfloat16 in float32, as torch does, and round once
     """
 
     name: str
@@ -68,6 +70,7 @@ class Rule:
     source: str
     jvp: Formula | None = None
     autocast: str | None = None
+    widen: bool = False
     parameters: tuple[str, ...] = field(init=False)
     backward: tuple[Gradient, ...] = field(init=False)
 
@@ -76,11 +79,16 @@ class Rule:
             raise ValueError(f"rule {self.name!r} stands in the table already")
         self.parameters = names_of(self.forward)
         self.backward = tuple(
-            Gradient((key,) if isinstance(key, str) else key, formula, names_of(formula))
+            Gradient(
+                (key,) if isinstance(key, str) else key, widened(formula) if self.widen else formula, names_of(formula)
+            )
             for key, formula in self.gradients.items()
         )
         self.function = autograd_function(self.name, self.forward, self.parameters, self.backward)
-        self.forward_mode = self.function if self.jvp is None else with_jvp(self.function, self.jvp, self.parameters)
+        self.forward_mode = self.function
+        if self.jvp is not None:
+            jvp = widened(self.jvp) if self.widen else self.jvp
+            self.forward_mode = with_jvp(self.function, jvp, self.parameters, self.backward)
         RULES[self.name] = self
 
     def __call__(self, *args: Any) -> torch.Tensor:
@@ -88,8 +96,9 @@ class Rule:
             return RECORDERS[-1].record(self, args)
         if self.autocast is not None:
             args = autocast(self.autocast, args)
-        # Compilation with fullgraph=True refuses a Function that has its own jvp.
-        function = self.function if torch.compiler.is_compiling() else self.forward_mode
+        # Compilation with fullgraph=True refuses a Function that has its own jvp; elsewhere it would save more.
+        forward_mode = not torch.compiler.is_compiling() and forward_ad._current_level >= 0  # noqa: SLF001
+        function = self.forward_mode if forward_mode else self.function
         result: torch.Tensor = function.apply(*args)  # type: ignore[no-untyped-call]
         return result
 
@@ -101,18 +110,57 @@ def elementwise(
     reference: Formula,
     samples: Callable[[torch.Generator], Sequence[Sample]],
     source: str,
+    *,
+    autocast: str | None = None,
+    flat: bool = False,
 ) -> Rule:
-    """A rule y = f(x, constants...) whose gradient is grad * slope, picking `x`, `y`, constants by name."""
+    """A rule y = f(x, constants...) whose gradient is grad * slope, picking `x`, `y`, constants by name.
+
+    A slope that picks `grad` first is the gradient itself: it need not be a product.
+    flat: the slope is constant between its jumps; second derivatives are then 0, as torch's are, and not missing
+    """
     needs = names_of(slope)
+    whole = needs[0] == "grad"
+
+    def gradient(grad: torch.Tensor, *known: Any) -> torch.Tensor:
+        if whole:
+            result: torch.Tensor = slope(grad, *known)
+            return result
+        factor = slope(*known).conj()
+        if flat and torch.is_grad_enabled():
+            factor = factor + 0 * torch.sign(known[0])
+        return grad * factor
+
+    def tangent(x_tangent: torch.Tensor, *known: Any) -> torch.Tensor:
+        result: torch.Tensor = slope(x_tangent, *known) if whole else x_tangent * slope(*known)
+        return result
+
+    picks = needs[1:] if whole else needs
     return Rule(
         name,
         forward,
-        {"x": renamed(lambda grad, *known: grad * slope(*known), ("grad", *needs))},
+        {"x": renamed(gradient, ("grad", *picks))},
         reference,
         samples,
         source,
-        jvp=renamed(lambda tangent, *known: tangent * slope(*known), ("x_tangent", *needs)),
+        jvp=renamed(tangent, ("x_tangent", *picks)),
+        autocast=autocast,
+        widen=True,
     )
+
+
+def widened(formula: Formula) -> Formula:
+    """The formula, computed in float32 where all its tensors are of lower precision, and rounded at its end."""
+
+    def wide(*values: Any) -> Any:
+        dtypes = {v.dtype for v in values if isinstance(v, torch.Tensor) and v.is_floating_point()}
+        if dtypes not in ({torch.float16}, {torch.bfloat16}):
+            return formula(*values)
+        (dtype,) = dtypes
+        wider = [v.float() if isinstance(v, torch.Tensor) and v.dtype == dtype else v for v in values]
+        return formula(*wider).to(dtype)
+
+    return renamed(wide, names_of(formula))
 
 
 def names_of(formula: Formula) -> tuple[str, ...]:
@@ -162,13 +210,11 @@ def autograd_function(
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
             known = {"y": output, **named(parameters, inputs)}
-            wanted = []
+            wanted: list[str] = []
             for arguments, _, needs in backward_formulas:
                 if any(any(ctx.needs_input_grad[place(argument)]) for argument in arguments):
-                    wanted.extend([need for need in needs if need != "grad" and need not in wanted])
-            ctx.saved = tuple(n for n in wanted if isinstance(known[n], torch.Tensor))
-            ctx.constants = {n: known[n] for n in wanted if not isinstance(known[n], torch.Tensor)}
-            ctx.save_for_backward(*[known[n] for n in ctx.saved])
+                    wanted.extend(needs)
+            ctx.save_for_backward(*keep(ctx, wanted, known))
 
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> Any:
@@ -183,27 +229,38 @@ def autograd_function(
             return tuple(results)
 
     RuleFunction.__name__ = RuleFunction.__qualname__ = name
+    RuleFunction._backward_cls.__name__ = f"{name}Backward"  # noqa: SLF001
     return RuleFunction
 
 
+def keep(ctx: Any, wanted: Sequence[str], known: Mapping[str, Any]) -> list[torch.Tensor]:
+    """Note on ctx what is wanted and known, and return the tensors among it, which ctx has to save."""
+    names = [name for name in dict.fromkeys(wanted) if name in known]
+    ctx.saved = tuple(name for name in names if isinstance(known[name], torch.Tensor))
+    ctx.constants = {name: known[name] for name in names if name not in ctx.saved}
+    return [known[name] for name in ctx.saved]
+
+
 def with_jvp(
-    function: type[torch.autograd.Function], jvp_formula: Formula, parameters: tuple[str, ...]
+    function: type[torch.autograd.Function],
+    jvp_formula: Formula,
+    parameters: tuple[str, ...],
+    backward_formulas: tuple[Gradient, ...],
 ) -> type[torch.autograd.Function]:
-    """The same Function with forward mode."""
+    """The same Function with forward mode. torch.func.vmap wants both directions to save the same tensors."""
     picks = names_of(jvp_formula)
 
     class ForwardModeFunction(function):  # type: ignore[valid-type, misc]
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            function.setup_context(ctx, inputs, output)
             known = {"y": output, **named(parameters, inputs)}
-            ctx.jvp_saved = tuple(n for n in picks if isinstance(known.get(n), torch.Tensor))
-            ctx.jvp_constants = {n: known[n] for n in picks if n in known and n not in ctx.jvp_saved}
-            ctx.save_for_forward(*[known[n] for n in ctx.jvp_saved])
+            tensors = keep(ctx, [need for _, _, needs in backward_formulas for need in needs] + list(picks), known)
+            ctx.save_for_backward(*tensors)
+            ctx.save_for_forward(*tensors)
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Any) -> Any:
-            known = {**ctx.jvp_constants, **dict(zip(ctx.jvp_saved, ctx.saved_tensors, strict=True))}
+            known = {**ctx.constants, **dict(zip(ctx.saved, ctx.saved_tensors, strict=True))}
             known.update({parameter + "_tangent": t for parameter, t in zip(parameters, tangents, strict=False)})
             return jvp_formula(*[known[pick] for pick in picks])
 
@@ -214,7 +271,8 @@ def with_jvp(
 def autocast(policy: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
     """Cast the arguments as torch.autocast would cast them for the reference, where it is on."""
     device = next((a.device.type for a in args if isinstance(a, torch.Tensor)), "cpu")
-    if not torch.is_autocast_enabled(device):
+    policy, _, only = policy.partition(" on ")
+    if only not in ("", device) or not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
         return args
     dtype = torch.get_autocast_dtype(device) if policy == "lower" else torch.float32
     return tuple(

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 Program = Callable[["DictConfig", Path], object]
 """What an experiment without networks does: its configuration and its folder."""
 
+Check = Callable[["DictConfig", Sequence[str]], object]
+"""Refuses values that do not go together: the configuration, and the overrides of the command line."""
+
 Finish = Callable[[Path], object]
 """What an experiment does with the folder that holds a sweep's results.parquet."""
 
@@ -61,7 +64,7 @@ class Command:
         if override.is_sweep_override() and not self.multirun:
             raise UserError(f"{name}: {override.get_value_string()!r} is more than one value; add -m to sweep over it")
 
-    def run_program(self, program: Program) -> Path:
+    def run_program(self, program: Program, check: Check | None = None) -> Path:
         """Run an experiment that is a program of its own; return its folder.
 
         Raises:  UserError: a value that it does not take, before anything is written
@@ -69,7 +72,10 @@ class Command:
         if self.multirun:
             raise UserError(f"-m: {self.experiment} has no grid; run it without -m")
         validate(self.composer.compose(self.arguments))
-        folder = Path(self.hydra.compose_config("config", list(self.arguments), RunMode.RUN).hydra.run.dir)
+        composed = self.hydra.compose_config("config", list(self.arguments), RunMode.RUN)
+        if check is not None:
+            check(composed, self.arguments)
+        folder = Path(composed.hydra.run.dir)
         check_writable(folder, "hydra.run.dir")
         errors: list[Exception] = []
 

@@ -32,6 +32,9 @@ MEASURE_COLUMNS = (
 )
 """The final whole-network measures: columns of every table, null where they are not defined."""
 
+STEP_COLUMNS = ("step", "diverged_step", "diverged_layer")
+"""The last step that was recorded, and where a network first went non-finite."""
+
 
 def read_run(job: Job) -> dict[str, Any]:
     """Return a job's run.json; nothing where there is none, or one of another configuration."""
@@ -76,10 +79,10 @@ def table(jobs: Sequence[Job]) -> polars.DataFrame:
     types: dict[str, Any] = dict.fromkeys(VERDICT_COLUMNS + MEASURE_COLUMNS, polars.Float64)
     types |= {name: polars.Float64 for one in rows for name in one if name not in types}
     types |= {"job": polars.String, "status": polars.String, "error": polars.String, "verdict": polars.String}
-    types["trained"] = polars.Boolean
+    types |= dict.fromkeys(STEP_COLUMNS, polars.Int64) | {"trained": polars.Boolean}
     columns = {int: polars.Int64, float: polars.Float64, bool: polars.Boolean, str: polars.String}
     keys = {name.removesuffix(".name"): columns[key.type] for name, key in spec.keys(type(jobs[0].config)).items()}
-    first = ("job", *keys, "status", "error", *VERDICT_COLUMNS, *MEASURE_COLUMNS)
+    first = ("job", *keys, "status", "error", *VERDICT_COLUMNS, *MEASURE_COLUMNS, *STEP_COLUMNS)
     order = dict.fromkeys([*first, *types])
     return polars.DataFrame(rows, schema={name: (types | keys)[name] for name in order})
 

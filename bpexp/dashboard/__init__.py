@@ -1,0 +1,343 @@
+"""What TensorBoard shows of a run: one event file, written whole from the records. The only importer of TensorBoard.
+
+Norms are stored as log10, since they span decades: a value below the floor is drawn there. Zeros, and values that are
+not finite, are counted in curves of their own.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars
+from numpy.typing import NDArray
+from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
+from tensorboard.compat.proto.summary_pb2 import (  # type: ignore[import-untyped]
+    DATA_CLASS_BLOB_SEQUENCE,
+    DATA_CLASS_SCALAR,
+    DATA_CLASS_TENSOR,
+    Summary,
+    SummaryMetadata,
+)
+from tensorboard.compat.proto.tensor_pb2 import TensorProto  # type: ignore[import-untyped]
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto  # type: ignore[import-untyped]
+from tensorboard.plugins.custom_scalar import layout_pb2 as layouts  # type: ignore[import-untyped]
+from tensorboard.plugins.hparams import api_pb2 as hparams  # type: ignore[import-untyped]
+from tensorboard.plugins.hparams import plugin_data_pb2 as sessions
+
+from bpexp import spec
+from bpexp.dashboard import advice, event_file, heatmap, tags
+from bpexp.dashboard.links import hint, link, swept_values
+
+__all__ = ["hint", "link", "write_run"]
+
+LARGEST = float(np.finfo(np.float32).max)
+"""TensorBoard's values are float32; what is larger is not finite there."""
+
+MOST_STEPS = 500
+"""Measured steps that are shown; of more, as many as this, evenly spread."""
+
+AXES = ("model.depth", "model.activation", "init", "seed")
+"""The hyperparameters that stand first where nothing was swept."""
+
+NOT_SHOWN = ("device", "debug", "sweep.")
+
+_KINDS = {
+    "simple_value": ("scalars", DATA_CLASS_SCALAR),
+    "image": ("images", DATA_CLASS_BLOB_SEQUENCE),
+}
+
+
+class Grid(NamedTuple):
+    """A measure of a run: values (layers, steps); one row where it belongs to the whole network."""
+
+    layers: NDArray[np.int64]
+    steps: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+
+class Records:
+    """The records of a run at its measured steps, as arrays; the training loss of the steps between is left out."""
+
+    def __init__(self, records: polars.DataFrame) -> None:
+        step = records["step"].to_numpy()
+        measured = np.unique(step[(records["measure"] != "train_loss").to_numpy()])
+        last = step.max(initial=0)
+        steps = np.union1d(measured[_spread(len(measured), MOST_STEPS)], [last])
+        chosen = np.isin(step, steps)
+        self.last = int(last)
+        self._measure = records["measure"].filter(polars.Series(chosen))
+        self._step, self._value = step[chosen], records["value"].to_numpy()[chosen]
+        layer = records["layer"].cast(polars.Float64).to_numpy()[chosen]  # nan where there is none
+        self._of_layer, self._layer = ~np.isnan(layer), np.nan_to_num(layer).astype(np.int64)
+
+    def of_layers(self, measure: str) -> Grid | None:
+        """Return a measure of every layer; None where there is none."""
+        return self._grid((self._measure == measure).to_numpy() & self._of_layer)
+
+    def of_network(self, measure: str) -> Grid | None:
+        """Return a measure of the whole network; None where there is none."""
+        return self._grid((self._measure == measure).to_numpy() & ~self._of_layer)
+
+    def _grid(self, chosen: NDArray[np.bool_]) -> Grid | None:
+        places = np.flatnonzero(chosen)
+        if not len(places):
+            return None
+        layers, row = np.unique(self._layer[places], return_inverse=True)
+        steps, column = np.unique(self._step[places], return_inverse=True)
+        values = np.full((len(layers), len(steps)), np.nan)
+        values[row, column] = self._value[places]
+        return Grid(layers, steps, values)
+
+
+def _spread(count: int, most: int) -> NDArray[np.intp]:
+    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(np.intp))
+
+
+class Events:
+    """Serialized values by step; the first value of a tag carries what the tag means."""
+
+    def __init__(self) -> None:
+        self._values: dict[int, list[bytes]] = defaultdict(list)
+        self._described: set[str] = set()
+
+    def scalars(self, tag: str, steps: Iterable[int], values: Iterable[float]) -> None:
+        """Add a curve; what is not finite is left out."""
+        start = _scalar_start(tag)
+        for step, value in zip(steps, values, strict=True):
+            if not abs(value) <= LARGEST:
+                continue
+            if tag in self._described:
+                self._values[step].append(start + struct.pack("<f", value))
+            else:
+                self.add(step, Summary.Value(tag=tag, simple_value=value))
+
+    def image(self, tag: str, step: int, png: bytes) -> None:
+        """Add a picture."""
+        image = Summary.Image(height=heatmap.HEIGHT, width=heatmap.WIDTH, colorspace=3, encoded_image_string=png)
+        self.add(step, Summary.Value(tag=tag, image=image))
+
+    def add(self, step: int, value: Summary.Value) -> None:
+        """Add any value; the first of a scalar's or a picture's tag gets its description."""
+        kind = _KINDS.get(value.WhichOneof("value"))
+        if kind is not None and value.tag not in self._described:
+            plugin, data_class = kind
+            value.metadata.summary_description = tags.describe(value.tag)
+            # TensorBoard's fast loader drops the description of a value that does not name its plugin.
+            value.metadata.plugin_data.plugin_name = plugin
+            value.metadata.data_class = data_class
+            self._described.add(value.tag)
+        self._values[step].append(Summary(value=[value]).SerializeToString())
+
+    def records(self, wall_time: float) -> list[bytes]:
+        """Return the serialized events, the file's own first one included."""
+        found = [Event(wall_time=wall_time, file_version="brain.Event:2").SerializeToString()]
+        for step in sorted(self._values):
+            event = Event(wall_time=wall_time, step=step)
+            event.summary.MergeFromString(b"".join(self._values[step]))
+            found.append(event.SerializeToString())
+        return found
+
+
+@functools.cache
+def _scalar_start(tag: str) -> bytes:
+    """Return a serialized scalar without the four bytes of its value, which are the last: a tenth of the work."""
+    serialized: bytes = Summary(value=[Summary.Value(tag=tag, simple_value=0)]).SerializeToString()
+    return serialized[:-4]
+
+
+def write_run(folder: Path, records: polars.DataFrame, config: spec.Config, row: Mapping[str, Any]) -> None:
+    """Write the event file of a job's folder from its records, in place of an older one.
+
+    `row` is the job's outcome: `status`, `verdict`, `backward_gain`, `trained`, the final measures, and
+    `diverged_step` and `diverged_layer` of a network that diverged.
+    """
+    now, events, run = time.time(), Events(), Records(records)
+    grids = {name: grid for name in tags.PROFILES if (grid := run.of_layers(name)) is not None}
+    for name, grid in grids.items():
+        _add_profiles(events, name, grid)
+        _add_counts(events, name, grid)
+    for name in tags.HEATMAPS:
+        if name in grids:
+            _, steps, values = grids[name]
+            png = heatmap.draw(f"{name} of each layer and step", values, steps.tolist())
+            events.image(f"heatmap/{name}", int(steps[-1]), png)
+    if "grad_norm" in grids:
+        _add_gradients(events, grids["grad_norm"], run.of_network("grad_norm"))
+    _add_network(events, run)
+    _add_outcome(events, row, run.last)
+    changes = _changes(grids.get("delta_rms"), config.model.depth)
+    events.add(0, _text("verdict", advice.card(row, config, changes)))
+    classes = run.of_network("train_accuracy") is not None
+    metrics = tags.METRICS if classes else tuple(tag for tag in tags.METRICS if not tag.startswith("accuracy"))
+    for value in (*_hyperparameters(config, folder.name, row["status"], metrics, now), _layout(classes)):
+        events.add(0, value)
+    event_file.write(folder, events.records(now))
+
+
+def _log10(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    with np.errstate(divide="ignore"):
+        return np.maximum(np.log10(np.abs(values)), tags.FLOOR)
+
+
+def _add_profiles(events: Events, name: str, grid: Grid) -> None:
+    """Add the norm against the layer at the first and at the last measured step: the curve's step is the layer."""
+    layers = grid.layers.tolist()
+    ends = {"first_step": 0} | ({"last_step": -1} if len(grid.steps) > 1 else {})
+    for end, column in ends.items():
+        events.scalars(f"by_layer/log10_{name}_{end}", layers, _log10(grid.values[:, column]).tolist())
+
+
+def _add_counts(events: Events, name: str, grid: Grid) -> None:
+    for group, found in (("zeros", grid.values == 0), ("not_finite", ~np.isfinite(grid.values))):
+        if found.any():
+            events.scalars(f"{group}/{name}", grid.steps.tolist(), found.sum(0).tolist())
+
+
+def _add_gradients(events: Events, grid: Grid, whole: Grid | None) -> None:
+    steps, curves = grid.steps.tolist(), _log10(grid.values)
+    count = len(grid.layers)
+    for place, layer in (("first", 0), ("middle", count // 2), ("last", count - 1)):
+        events.scalars(f"gradients/log10_{place}_layer", steps, curves[layer].tolist())
+    finite = np.isfinite(curves).any(0)
+    band = np.where(np.isfinite(curves), curves, np.nan)[:, finite]
+    if finite.any():
+        median, smallest, largest = np.nanquantile(band, [0.5, 0, 1], axis=0)
+        for word, curve in (("median", median), ("smallest", smallest), ("largest", largest)):
+            events.scalars(f"gradients/log10_{word}_of_layers", grid.steps[finite].tolist(), curve.tolist())
+    if whole is not None:
+        events.scalars("gradients/log10_whole_network", whole.steps.tolist(), _log10(whole.values[0]).tolist())
+        _add_counts(events, "grad_norm_of_network", whole)
+
+
+def _add_network(events: Events, run: Records) -> None:
+    for part, word in tags.PARTS.items():
+        for quantity in ("loss", "accuracy"):
+            grid = run.of_network(f"{part}_{quantity}")
+            if grid is None:
+                continue
+            events.scalars(f"{quantity}/{word}", grid.steps.tolist(), grid.values[0].tolist())
+            missing = ~(np.abs(grid.values[0]) <= LARGEST)
+            if missing.any():
+                events.scalars(f"not_finite/{part}_{quantity}", grid.steps.tolist(), missing.astype(float).tolist())
+    clipped = run.of_network("clip_fraction")
+    if clipped is not None:
+        events.scalars("clipping/clip_fraction", clipped.steps.tolist(), clipped.values[0].tolist())
+
+
+def _add_outcome(events: Events, row: Mapping[str, Any], last: int) -> None:
+    outcome = {
+        "verdict": tags.VERDICTS.get(str(row.get("verdict"))),
+        "backward_gain": row.get("backward_gain"),
+        "trained": row.get("trained"),
+        "diverged_step": row.get("diverged_step"),
+        "diverged_layer": row.get("diverged_layer"),
+    }
+    for name, value in outcome.items():
+        if value is not None:
+            events.scalars(f"outcome/{name}", [last], [float(value)])
+
+
+def _changes(deltas: Grid | None, depth: int) -> list[advice.Change]:
+    if deltas is None:
+        return []
+    columns = [0, -1] if len(deltas.steps) > 1 else [0]
+    with np.errstate(all="ignore"):
+        factors = deltas.values[0] / deltas.values[deltas.layers.tolist().index(depth)]
+    return [advice.Change(int(deltas.steps[column]), float(factors[column])) for column in columns]
+
+
+def _text(tag: str, text: str) -> Summary.Value:
+    return _string_value(tag, "text", text.encode())
+
+
+def _string_value(tag: str, plugin: str, content: bytes) -> Summary.Value:
+    metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name=plugin), data_class=DATA_CLASS_TENSOR)
+    tensor = TensorProto(dtype="DT_STRING", string_val=[content], tensor_shape=TensorShapeProto())
+    return Summary.Value(tag=tag, tensor=tensor, metadata=metadata)
+
+
+def _hyperparameters(
+    config: spec.Config, job: str, status: str, metrics: tuple[str, ...], now: float
+) -> list[Summary.Value]:
+    """Return the three summaries of the HParams table: what there is, this run's values, how it ended."""
+    values = {
+        name.removesuffix(".name"): value
+        for name, value in spec.flatten(config).items()
+        if value is not None and not name.startswith(NOT_SHOWN)
+    }
+    start = sessions.SessionStartInfo(start_time_secs=now)
+    for name, value in values.items():
+        if isinstance(value, bool):
+            start.hparams[name].bool_value = value
+        elif isinstance(value, str):
+            start.hparams[name].string_value = value
+        else:
+            start.hparams[name].number_value = value
+    ended = hparams.STATUS_FAILURE if status == "diverged" else hparams.STATUS_SUCCESS
+    end = sessions.SessionEndInfo(status=ended, end_time_secs=now)
+    experiment = _experiment(frozenset(swept_values(job)), metrics)
+    parts = {
+        "experiment": sessions.HParamsPluginData(experiment=experiment),
+        "session_start_info": sessions.HParamsPluginData(session_start_info=start),
+        "session_end_info": sessions.HParamsPluginData(session_end_info=end),
+    }
+    return [_hparams_value(name, content) for name, content in parts.items()]
+
+
+def _hparams_value(name: str, content: sessions.HParamsPluginData) -> Summary.Value:
+    plugin = SummaryMetadata.PluginData(plugin_name="hparams", content=content.SerializeToString())
+    empty = TensorProto(dtype="DT_FLOAT", tensor_shape=TensorShapeProto(dim=[TensorShapeProto.Dim(size=0)]))
+    metadata = SummaryMetadata(plugin_data=plugin, data_class=DATA_CLASS_TENSOR)
+    return Summary.Value(tag=f"_hparams_/{name}", tensor=empty, metadata=metadata)
+
+
+@functools.lru_cache
+def _experiment(words: frozenset[str], metrics: tuple[str, ...]) -> hparams.Experiment:
+    """Return the columns of the HParams table: what was swept first, and the outcomes."""
+    infos = []
+    for name, key in spec.keys().items():
+        if name.startswith(NOT_SHOWN):
+            continue
+        short = name.removesuffix(".name")
+        kind = {bool: hparams.DATA_TYPE_BOOL, str: hparams.DATA_TYPE_STRING}.get(key.type, hparams.DATA_TYPE_FLOAT64)
+        swept = short.rpartition(".")[2] in words if words else short in AXES
+        infos.append(hparams.HParamInfo(name=short, description=key.meaning, type=kind, differs=swept))
+    columns = [
+        hparams.MetricInfo(name=hparams.MetricName(tag=tag), display_name=tag, description=tags.describe(tag))
+        for tag in metrics
+    ]
+    return hparams.Experiment(hparam_infos=infos, metric_infos=columns)
+
+
+@functools.cache
+def _layout(classes: bool) -> Summary.Value:
+    """Return the charts of the Custom Scalars page."""
+    layers = layouts.Chart(
+        title="gradient norm of the first, the middle and the last layer (log10)",
+        multiline=layouts.MultilineChartContent(tag=["gradients/log10_(first|middle|last)_layer"]),
+    )
+    median, smallest, largest = (f"gradients/log10_{word}_of_layers" for word in ("median", "smallest", "largest"))
+    band = layouts.Chart(
+        title="gradient norm over the layers: median, smallest to largest (log10)",
+        margin=layouts.MarginChartContent(
+            series=[layouts.MarginChartContent.Series(value=median, lower=smallest, upper=largest)]
+        ),
+    )
+    learning = [
+        layouts.Chart(title=title, multiline=layouts.MultilineChartContent(tag=[f"{title}/(train|validation|test)"]))
+        for title in ("loss", "accuracy")[: 1 + classes]
+    ]
+    layout = layouts.Layout(
+        category=[
+            layouts.Category(title="gradients over the steps", chart=[layers, band]),
+            layouts.Category(title="learning", chart=learning),
+        ]
+    )
+    return _string_value("custom_scalars__config__", "custom_scalars", layout.SerializeToString())

@@ -1,0 +1,82 @@
+"""Where to look: the command that starts TensorBoard, and the address that opens it on what matters."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from bpexp.dashboard import event_file, tags
+
+EXPERIMENT_ID = "defaultExperimentId"
+"""What TensorBoard calls the experiment of a log directory in its addresses."""
+
+
+def swept_values(job: str) -> dict[str, str]:
+    """Return the swept values by the last words of their keys, as a job's folder is named by them."""
+    pairs = (pair.partition("=") for pair in job.rpartition("-")[0].split(","))
+    return {word: value for word, equals, value in pairs if equals}
+
+
+def link(logdir: Path, folder: Path, port: int = 6006) -> str:
+    """Return the address at which a TensorBoard on `logdir` shows the runs of `folder`: what matters, unsmoothed.
+
+    The profiles and the loss are pinned for all runs, coloured by what was swept; for a single run its heatmaps and
+    the gradients of its first, middle and last layer as well.
+    """
+    runs = _runs(logdir, folder)
+    pins: list[dict[str, Any]] = [{"plugin": "scalars", "tag": tag} for tag in tags.PINS]
+    if len(runs) == 1:
+        pins += [{"plugin": "scalars", "tag": tag} for tag in tags.PINS_OF_ONE_RUN]
+        run = f"{EXPERIMENT_ID}/{runs[0]}"
+        pins += [{"plugin": "images", "tag": f"heatmap/{name}", "runId": run, "sample": 0} for name in tags.HEATMAPS]
+    query = {"pinnedCards": json.dumps(pins, separators=(",", ":")), "smoothing": "0"}
+    if colours := _colours([run.rpartition("/")[2] for run in runs]):
+        query["runColorGroup"] = f"regex:{colours}"
+    if len(runs) == 1:
+        query["runFilter"] = f"{runs[0].rpartition('-')[2]}$"
+    elif folder != logdir:
+        query["runFilter"] = f"^{re.escape(folder.relative_to(logdir).as_posix())}/"
+    parts = "&".join(f"{name}={quote(value, safe=':,/')}" for name, value in query.items())
+    return f"http://localhost:{port}/?{parts}#timeseries"
+
+
+def _runs(logdir: Path, folder: Path) -> list[str]:
+    return sorted({file.parent.relative_to(logdir).as_posix() for file in folder.rglob(event_file.PATTERN)})
+
+
+def _colours(jobs: Sequence[str]) -> str:
+    """Return the expression whose groups tell the colours apart: what was swept but seed, and depth unless alone."""
+    values: dict[str, set[str]] = defaultdict(set)
+    for job in jobs:
+        for word, value in swept_values(job).items():
+            values[word].add(value)
+    words = [word for word, found in values.items() if len(found) > 1 and word != "seed"]
+    words = [word for word in words if word != "depth"] or words
+    # A value may hold a hyphen of its own; the last one ends at the identity.
+    last = {word for job in jobs for word in list(swept_values(job))[-1:]}
+    return ".*".join(f"{word}=(.+?)" + (r"(?:,|-\w+$)" if word in last else ",") for word in words)
+
+
+def hint(folder: Path) -> str:
+    """Return the two lines that tell how to see the runs of `folder`: the command, and the link to open then."""
+    logdir = _logdir(folder.absolute())
+    here = Path.cwd()
+    shown = logdir.relative_to(here) if logdir.is_relative_to(here) else logdir
+    return (
+        f"tensorboard --logdir {shlex.quote(str(shown))}  # more under Custom Scalars, Images, Text, HParams"
+        f"\n{link(logdir, folder.absolute())}"
+    )
+
+
+def _logdir(folder: Path) -> Path:
+    """Return `outputs`, where `folder` is inside it; else the folder, or the one above where it is a run itself."""
+    for parent in folder.parents:
+        if parent.name == "outputs":
+            return parent
+    return folder.parent if any(folder.glob(event_file.PATTERN)) else folder

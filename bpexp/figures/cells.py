@@ -1,0 +1,212 @@
+"""Figures with a mark a cell: the gains and what trained as a heatmap, and the gains against their prediction."""
+
+import math
+from typing import Any
+
+import matplotlib
+import numpy as np
+import polars
+from matplotlib.axes import Axes
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
+
+from bpexp.figures.style import GREY, MARKERS, looks, new_figure, styled
+
+GLYPHS = {"vanishing": "▼", "healthy": "●", "exploding": "▲", "diverged": "✗", "failed": "?"}
+GAIN_COLOURS = "PuOr_r"
+SMALLEST_SPAN = 0.3  # decades a layer at the ends of the colours, at least
+LARGEST_SPAN = 1.0
+EMPTY_COLOUR = "#d9d9d9"
+SIZES = (3.0, 5.0, 7.5, 10.0)
+
+
+@styled
+def gain_map(cells: polars.DataFrame) -> Figure:
+    """Draw the backward gain of every cell, depth x (activation, series), and below it the fraction that trained.
+
+    Colours are centred on a gain of 1. A number is the gain, a glyph the verdict of most seeds; a cell without a
+    gain is grey, a combination that was not run is empty.
+    """
+    depths = cells["model.depth"].unique().sort().to_list()
+    activations = cells["model.activation"].unique(maintain_order=True).to_list()
+    columns = sorted(
+        dict.fromkeys(cells.select("model.activation", "series").iter_rows()), key=lambda c: activations.index(c[0])
+    )
+    wide = max(0.46 * len(columns), 2.4)
+    figure = new_figure(wide + 2.3, 2 * 0.42 * len(depths) + 2.9)
+    gain_axes, trained_axes = figure.subplots(2, 1, sharex=True)
+    at = {(row["model.depth"], row["model.activation"], row["series"]): row for row in cells.iter_rows(named=True)}
+    grid = [[at.get((depth, *column)) for column in columns] for depth in depths]
+
+    logs = np.array([[math.nan if row is None else log_gain(row) for row in line] for line in grid])
+    span = float(np.clip(np.nanmax(np.abs(logs), initial=0), SMALLEST_SPAN, LARGEST_SPAN))
+    norm = TwoSlopeNorm(0, -span, span)
+    gains = draw_map(gain_axes, logs, grid, GAIN_COLOURS, norm)
+    write(gain_axes, grid, lambda row: f"{gain_text(row)}\n{verdict_text(row)}", gains)
+    bar = figure.colorbar(gains, ax=gain_axes, extend="both", aspect=12)
+    bar.set_label("backward gain a layer")
+    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{10**value:.2g}"))
+
+    fractions = np.array([[math.nan if row is None else row["trained"] for row in line] for line in grid])
+    trained = draw_map(trained_axes, fractions, grid, "Greys", matplotlib.colors.Normalize(0, 1.3))
+    write(trained_axes, grid, lambda row: f"{round(row['trained'] * row['seeds'])}/{row['seeds']}", trained)
+    bar = figure.colorbar(trained, ax=trained_axes, aspect=12, boundaries=np.linspace(0, 1, 101), ticks=[0, 0.5, 1])
+    bar.set_label("seeds that trained")
+
+    for axes in (gain_axes, trained_axes):
+        axes.set_yticks(range(len(depths)), [f"L = {depth}" for depth in depths])
+        axes.set_xticks(range(len(columns)), [series for _, series in columns], rotation=90)
+        axes.grid(visible=False, which="major")
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0, which="both")
+        axes.set_xticks(np.arange(len(columns) - 1) + 0.5, minor=True)
+        axes.set_yticks(np.arange(len(depths) - 1) + 0.5, minor=True)
+        axes.grid(visible=True, which="minor", color=EMPTY_COLOUR, linewidth=0.6)
+    name_activations(gain_axes, [activation for activation, _ in columns], len(depths))
+    name_activations(trained_axes, [activation for activation, _ in columns], len(depths), named=False)
+    figure.legend(handles=glyph_key(cells), loc="outside lower center", ncols=3)
+    return figure
+
+
+def log_gain(row: dict[str, Any]) -> float:
+    """Return log10 of a cell's gain, NaN where there is none."""
+    return math.log10(row["gain"]) if row["gain"] > 0 else math.nan
+
+
+def draw_map(axes: Axes, values: Any, grid: list[list[Any]], colours: str, norm: Any) -> Any:
+    """Draw a matrix as coloured squares: grey where a cell has no number, white where there is no cell."""
+    there = np.array([[row is not None for row in line] for line in grid])
+    axes.imshow(np.where(there, 1.0, np.nan), cmap=matplotlib.colors.ListedColormap([EMPTY_COLOUR]), aspect="auto")
+    clipped = np.clip(values, norm.vmin, norm.vmax)
+    return axes.imshow(np.ma.masked_invalid(clipped), cmap=colours, norm=norm, aspect="auto")
+
+
+def write(axes: Axes, grid: list[list[Any]], text: Any, image: Any) -> None:
+    """Write on every cell, in white where its colour is dark."""
+    shown = image.get_array()
+    for y, line in enumerate(grid):
+        for x, row in enumerate(line):
+            if row is None:
+                continue
+            dark = not np.ma.is_masked(shown[y, x]) and luminance(image.cmap(image.norm(shown[y, x]))) < 0.18
+            axes.text(x, y, text(row), ha="center", va="center", fontsize=7, color="white" if dark else "black")
+
+
+def luminance(colour: tuple[float, float, float, float]) -> float:
+    """Return the relative luminance of an sRGB colour: below 0.18 white has more contrast with it than black."""
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3])
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def gain_text(row: dict[str, Any]) -> str:
+    gain = row["gain"]
+    return f"{gain:.2f}" if 0.1 <= gain < 100 else f"{gain:.1g}" if math.isfinite(gain) else "-"
+
+
+def verdict_text(row: dict[str, Any]) -> str:
+    """Return the glyph of a cell's verdict, with the count of each where its seeds disagree; crosses diverged."""
+    found = {name: row[name] for name in GLYPHS if row.get(name)}
+    alone = len(found) == 1
+    return "".join(GLYPHS[name] + ("" if alone else str(count)) for name, count in found.items())
+
+
+def glyph_key(cells: polars.DataFrame) -> list[Line2D]:
+    """Return legend entries for the glyphs that stand on the map."""
+    seeds = sorted(set(cells["seeds"].to_list()))
+    many = f"{seeds[0]} to {seeds[-1]} seeds" if len(seeds) > 1 else f"{seeds[0]} seed{'s' * (seeds[0] != 1)}"
+    found = [name for name in GLYPHS if cells[name].sum() > 0]
+    handles = [
+        Line2D([], [], linestyle="none", marker=f"${GLYPHS[n]}$", markersize=7, color="black", label=n) for n in found
+    ]
+    return [*handles, Line2D([], [], linestyle="none", label=f"{many} a cell")]
+
+
+def name_activations(axes: Axes, activations: list[str], depths: int, *, named: bool = True) -> None:
+    """Part the columns of each activation from the next by a line, and name them above."""
+    start = 0
+    for name in dict.fromkeys(activations):
+        count = activations.count(name)
+        if start:
+            axes.axvline(start - 0.5, color="black", linewidth=1)
+        if named:
+            axes.text(start + (count - 1) / 2, -0.62, name, ha="center", va="bottom", fontsize=9)
+        start += count
+
+
+@styled
+def gain_against_prediction(cells: polars.DataFrame) -> Figure:
+    """Draw measured against predicted gain with the line of equality, and below it by how much they differ.
+
+    A colour is a series, a marker an activation, a size a depth; bars are 95 % intervals over the seeds. Cells that
+    have no gain, or no prediction, are counted in the lower panel's corner.
+    """
+    figure = new_figure(6.6, 5.6)
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, 1])
+    usable = is_positive("gain") & is_positive("predicted_gain")
+    shown = cells.filter(usable)
+    series = looks(cells["series"])
+    markers = dict(zip(cells["model.activation"].unique(maintain_order=True), MARKERS * 2, strict=False))
+    depths = cells["model.depth"].unique().sort().to_list()
+    sizes = {depth: SIZES[min(k, len(SIZES) - 1)] for k, depth in enumerate(depths)}
+    for row in shown.iter_rows(named=True):
+        look: dict[str, Any] = {
+            "color": series[row["series"]]["color"],
+            "marker": markers[row["model.activation"]],
+            "markersize": sizes[row["model.depth"]],
+            "markerfacecolor": "none",
+            "elinewidth": 1,
+        }
+        x, y = row["predicted_gain"], row["gain"]
+        low, high = (row[end] if math.isfinite(row[end]) else y for end in ("gain_low", "gain_high"))
+        above.errorbar(x, y, yerr=[[y - low], [high - y]], **look)
+        below.errorbar(x, 100 * (y / x - 1), yerr=[[100 * (y - low) / x], [100 * (high - y) / x]], **look)
+    gains = [*shown["gain"].to_list(), *shown["predicted_gain"].to_list()] or [0.5, 2.0]
+    limits = (min(gains) / 1.15, max(gains) * 1.15)
+    above.plot(limits, limits, color=GREY, linewidth=1, zorder=1)
+    for axes in (above, below):
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.axvline(1, color=GREY, linewidth=0.6, linestyle=":")
+    above.set(yscale="log", xlim=limits, ylim=limits, ylabel="measured backward gain a layer")
+    above.yaxis.set_minor_locator(NullLocator())
+    ticks = gain_ticks(*limits)
+    for axis in (above.xaxis, above.yaxis):
+        axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
+    below.axhline(0, color=GREY, linewidth=1, zorder=1)
+    # By the points: an interval of two seeds would be all that one sees.
+    far = max((abs(100 * (y / x - 1)) for x, y in shown.select("predicted_gain", "gain").iter_rows()), default=0.0)
+    below.set_ylim(-1.3 * max(far, 5), 1.3 * max(far, 5))
+    below.yaxis.set_major_locator(MaxNLocator(5))
+    below.set(xlabel="predicted backward gain a layer", ylabel="measured less\npredicted (%)")
+    handles = [Line2D([], [], color=look["color"], label=name, linewidth=3) for name, look in series.items()]
+    style: dict[str, Any] = {"color": GREY, "linestyle": "none", "markerfacecolor": "none"}
+    handles += [Line2D([], [], marker=marker, label=name, **style) for name, marker in markers.items()]
+    handles += [
+        Line2D([], [], marker="o", markersize=size, label=f"L = {depth}", **style) for depth, size in sizes.items()
+    ]
+    left_out = cells.height - shown.height
+    counts = sorted(set(cells["seeds"].to_list()))
+    bars = "1 seed, no interval" if counts == [1] else f"95 % of {counts[0]} seeds" if counts else ""
+    handles.append(Line2D([], [], color=GREY, label=f"bars: {bars}" if counts != [1] else bars))
+    if left_out:
+        handles.append(Line2D([], [], linestyle="none", label=f"{left_out} of {cells.height} cells\nhave no gain"))
+    figure.legend(handles=handles, loc="outside right upper")
+    return figure
+
+
+def gain_ticks(low: float, high: float) -> list[float]:
+    """Return round numbers between two limits of a logarithmic axis, at least some three of them."""
+    found = [10.0**power * step for power in range(-12, 13) for step in (1, 2, 5)]
+    found = [tick for tick in found if low <= tick <= high]
+    if len(found) > 8:
+        found = [tick for tick in found if f"{tick:e}".startswith("1")]
+    if len(found) < 3:
+        found = [float(tick) for tick in MaxNLocator(4).tick_values(low, high) if low <= tick <= high]
+    return found
+
+
+def is_positive(name: str) -> polars.Expr:
+    """Whether a column is a positive finite number."""
+    return polars.col(name).is_finite() & (polars.col(name) > 0)

@@ -1,0 +1,99 @@
+"""The recording of a model: what was computed from what, rule by rule, and the torch operators under each formula."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bpexp.plan.program import Key, Operator, key_of, keys_of, tensors_in, writes
+from bpexp.rules.table import Rule, autocast
+
+ALLOCATIONS = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
+
+
+class PlanError(RuntimeError):
+    """The model did something that the plan cannot replay."""
+
+
+@dataclass
+class Call:
+    """One recorded call of a rule."""
+
+    rule: Rule
+    args: tuple[Any, ...]
+    y: Tensor
+
+
+@dataclass
+class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Receives rules' calls, and the torch operators under each of them."""
+
+    known: dict[int, Tensor]
+    calls: list[Call] = field(default_factory=list)
+    operators: list[Operator] = field(default_factory=list)
+    made: set[Key] = field(default_factory=set)
+    alive: list[Any] = field(default_factory=list)  # what must not be freed, so that identities stay unique
+    streams: dict[int, tuple[torch.Generator, Tensor]] = field(default_factory=dict)
+    foreign: dict[int, str] = field(default_factory=dict)
+    inside: bool = False
+
+    def __post_init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.versions = {identity: tensor._version for identity, tensor in self.known.items()}  # noqa: SLF001
+
+    def record(self, rule: Rule, args: tuple[Any, ...]) -> Tensor:
+        if rule.autocast is not None and autocast(rule.autocast, args) != args:
+            raise PlanError(f"{rule.name}: a plan does not record under autocast; leave it while recording")
+        for tensor in tensors_in(args):
+            self.check(rule, tensor)
+        with self.formula():
+            y: Tensor = rule.forward(*args)
+        if any(y is argument for argument in args):
+            raise PlanError(f"{rule.name}: returned its own argument")
+        self.calls.append(Call(rule, args, y))
+        self.known[id(y)] = y
+        self.versions[id(y)] = y._version  # noqa: SLF001
+        return y
+
+    def check(self, rule: Rule, tensor: Tensor) -> None:
+        shape = tuple(tensor.shape)
+        if id(tensor) not in self.known:
+            how = f" by {self.foreign[id(tensor)]}" if id(tensor) in self.foreign else ""
+            raise PlanError(
+                f"{rule.name}: an argument of shape {shape} was made outside the rules{how}; its gradient would be "
+                "missing. Use bpexp.functional, or pass it as an input of the plan"
+            )
+        if self.versions[id(tensor)] != tensor._version:  # noqa: SLF001
+            raise PlanError(f"{rule.name}: an argument of shape {shape} was changed in place outside the rules")
+
+    @contextmanager
+    def formula(self) -> Iterator[None]:
+        self.inside = True
+        try:
+            yield
+        finally:
+            self.inside = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        generator = kwargs.get("generator")
+        if generator is not None and id(generator) not in self.streams:
+            self.streams[id(generator)] = (generator, generator.get_state())
+        result = func(*args, **kwargs)
+        self.alive.append((args, result))
+        outputs = tuple(tensors_in((result,)))
+        if not self.inside:
+            self.foreign.update({id(tensor): func.name() for tensor in outputs})
+            return result
+        seen = keys_of(tensors_in((args, tuple(kwargs.values()))))
+        fresh = tuple(tensor for tensor in outputs if key_of(tensor) not in seen)
+        self.made |= keys_of(fresh)
+        if func.overloadpacket.__name__ in ALLOCATIONS:
+            return result
+        if fresh or writes(func):
+            self.operators.append(Operator(func, args, kwargs, fresh))
+        return result

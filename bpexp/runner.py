@@ -1,0 +1,145 @@
+"""Trains a group of jobs together, and leaves each job's folder with its records, its events and its summary."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import math
+import platform
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import polars
+import torch
+
+from bpexp.dashboard import write_run
+from bpexp.data import DATA
+from bpexp.records import Recorder, write_records
+from bpexp.spec import Config
+from bpexp.sweep.files import write_json
+from bpexp.sweep.job import Job
+from bpexp.sweep.results import MEASURE_COLUMNS, RUN_FILE, current_commit
+from bpexp.train import DTYPES, Divergence, resolve_device, train
+from bpexp.verdict import judge
+
+PACKAGES = ("torch", "numpy", "polars", "hydra-core", "tensorboard", "scikit-learn")
+
+TRAINED_ACCURACY, TRAINED_LOSS = 0.8, 0.5
+"""The line: training accuracy on classes; on a regression the loss, in variances of the targets."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job."""
+
+    job: Job
+    status: str
+    error: str | None
+
+
+def run_group(jobs: Sequence[Job], *, report: Callable[[str], None]) -> list[Outcome]:
+    """Train the networks of jobs of one structure side by side, and write what they showed.
+
+    A job's run.json is written last: it says that the job is finished.
+
+    Raises:  ValueError: jobs of different structure
+    """
+    configs = [job.config for job in jobs]
+    device = resolve_device(configs[0].device)
+    started = time.monotonic()
+    recorder = Recorder(len(jobs), configs[0].model.depth)
+    model, steps = configs[0].model, configs[0].train.steps
+    for snapshot in train(configs, device):
+        recorder.add(snapshot)
+        networks = "network" if len(jobs) == 1 else "networks"
+        speed = snapshot.step * len(jobs) / (time.monotonic() - started)
+        report(
+            f"depth {model.depth}, {model.activation}: {len(jobs)} {networks}, "
+            f"step {snapshot.step}/{steps}, {speed:,.0f} network-steps/s"
+        )
+    # A network's share of the group's time; what is one number for each is written for each.
+    seconds = (time.monotonic() - started) / len(jobs)
+    divergences = [recorder.diverged.get(network) for network in range(len(jobs))]
+    return [_try_to_leave(*left, device, seconds) for left in zip(jobs, recorder.records(), divergences, strict=True)]
+
+
+def _try_to_leave(job: Job, *left: Any) -> Outcome:
+    """Do as `_leave`; what fails for one job is not a failure of the networks beside it."""
+    try:
+        return _leave(job, *left)
+    except Exception as error:
+        if job.config.debug:
+            traceback.print_exc()
+        return Outcome(job, "failed", f"{type(error).__name__}: {error}")
+
+
+def _leave(
+    job: Job, records: polars.DataFrame, divergence: Divergence | None, device: torch.device, seconds: float
+) -> Outcome:
+    started = time.monotonic()
+    status = "ok" if divergence is None else "diverged"
+    row = summary(records, job.config, divergence)
+    write_records(job.folder, records)
+    write_run(job.folder, records, job.config, {"status": status, **row})
+    run = {
+        "identity": job.identity,
+        "group": job.group,
+        "commit": current_commit(),
+        "packages": packages(),
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "seed": job.config.seed,
+        "status": status,
+        "error": None,
+        "wall_time": seconds + time.monotonic() - started,
+        "row": row,
+    }
+    write_json(job.folder / RUN_FILE, run)
+    return Outcome(job, status, None)
+
+
+@functools.cache
+def packages() -> dict[str, str]:
+    """Return the versions that results depend on."""
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def summary(records: polars.DataFrame, config: Config, divergence: Divergence | None) -> dict[str, Any]:
+    """Return a job's columns of the results: the verdict at step 0, and the last whole-network measures.
+
+    What a network showed before it diverged is not its final state, so then there are none.
+    """
+    layer = polars.col("layer")
+    first = records.filter((polars.col("step") == 0) & (polars.col("measure") == "delta_rms"))
+    # A delta is B times a gradient, whose digits are lost below the smallest normal number.
+    smallest = config.train.batch_size * torch.finfo(DTYPES[config.dtype]).tiny
+    verdict = judge(first.filter(layer <= config.model.depth)["value"], smallest)
+    last = records.filter(layer.is_null()).group_by("measure").last()
+    final = {name: value for name, value in last.select("measure", "value").rows() if name in MEASURE_COLUMNS}
+    trained = divergence is None and passed(final, DATA[config.data.name].task)
+    return {
+        "verdict": verdict.word,
+        "backward_gain": known(verdict.backward_gain),
+        "backward_gain_low": known(verdict.low),
+        "backward_gain_high": known(verdict.high),
+        "trained": trained,
+        "step": records["step"].max(),
+        "diverged_step": divergence.step if divergence else None,
+        "diverged_layer": divergence.layer if divergence else None,
+        **({name: known(value) for name, value in final.items()} if divergence is None else {}),
+    }
+
+
+def passed(final: dict[str, float], task: str) -> bool:
+    """Return whether a network trained: its last training accuracy, or loss of a regression, passed the line."""
+    if task == "regression":
+        return final["train_loss"] <= TRAINED_LOSS
+    return final["train_accuracy"] >= TRAINED_ACCURACY
+
+
+def known(value: float) -> float | None:
+    """Return a finite number, or nothing where there is none."""
+    return value if math.isfinite(value) else None

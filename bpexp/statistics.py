@@ -1,0 +1,65 @@
+"""Intervals over seeds, and what they decide about an expectation that was written down beforehand.
+
+Letters: n values, m their mean, s their standard deviation (n - 1), t the quantile of Student's distribution.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and where it lies with 95 % confidence; `count` values made it. NaN is what they cannot tell."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+
+def mean_interval(values: Iterable[float | None]) -> Interval:
+    """Return the mean of the finite values with its interval.
+
+    Math:    m +- t(0.975; n - 1) s / sqrt(n)
+    Edge:    one value has no interval, none has no mean: NaN
+    Source:  Student 1908, The probable error of a mean, doi:10.1093/biomet/6.1.1
+    """
+    from scipy.special import stdtrit  # type: ignore[import-untyped]
+
+    finite = np.array([value for value in values if value is not None and math.isfinite(value)])
+    count = len(finite)
+    if count == 0:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    mean = float(finite.mean())
+    if count == 1:
+        return Interval(mean, math.nan, math.nan, 1)
+    half = float(stdtrit(count - 1, (1 + LEVEL) / 2) * finite.std(ddof=1) / math.sqrt(count))
+    return Interval(mean, mean - half, mean + half, count)
+
+
+def geometric_interval(values: Iterable[float | None]) -> Interval:
+    """Return the geometric mean of the positive finite values with its interval: that of their logs.
+
+    Edge:    zeros and values that are not finite have no log and are left out; `count` says how many remained
+    """
+    logs = [math.log(value) for value in values if value is not None and 0 < value < math.inf]
+    found = mean_interval(logs)
+    return Interval(math.exp(found.mean), math.exp(found.low), math.exp(found.high), found.count)
+
+
+def decide(measured: Interval, low: float, high: float) -> str:
+    """Compare an interval with the expected range [low, high].
+
+    Returns: `confirmed` where it lies inside, `refuted` where the two have no point in common, else `inconclusive`;
+             without an interval nothing is decided
+    """
+    if not math.isfinite(measured.low) or not math.isfinite(measured.high):
+        return "inconclusive"
+    if low <= measured.low and measured.high <= high:
+        return "confirmed"
+    return "refuted" if measured.high < low or measured.low > high else "inconclusive"

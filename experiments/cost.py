@@ -1,0 +1,216 @@
+"""What a training step costs: by the suite's own backward pass, against torch with everything that makes torch fast.
+
+A step is forward, backward and update of dense networks on a batch of digits, float32, one thread. Torch's side is
+nn.Sequential of its own layers, its autograd and torch.optim.SGD, with whichever of fused or foreach, set_to_none and
+inplace is fastest for the row. Both sides take turns, and a ratio is taken turn by turn.
+
+Also: many small networks side by side, what measuring adds, and what memory a step takes. Tables are left in the
+folder as steps, networks, measuring and memory.parquet, figures as figures/*.svg.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bpexp import entry
+from experiments.cost_sides import Choice, Ours, Size, Torch, buffer_bytes, choices, compiled, saved_bytes
+from experiments.cost_timing import median_interval, one_thread, processor, ratios, take_turns, wall
+
+if TYPE_CHECKING:
+    import polars
+    from omegaconf import DictConfig
+
+    from bpexp.statistics import Interval
+    from experiments.page import Section
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long a scale measures: N rounds, seconds of a turn, rounds to choose torch's side; torch.compile or not."""
+
+    rounds: int
+    seconds: float
+    choosing: int
+    compile: bool = False
+
+
+SCALES = {
+    "smoke": "All rows but torch.compile, 9 rounds of short turns: the intervals are wide.",
+    "default": "All rows but torch.compile, 41 rounds.",
+    "full": "All rows, torch.compile among them, 201 rounds.",
+}
+EFFORTS = {
+    "smoke": Effort(rounds=9, seconds=0.003, choosing=2),
+    "default": Effort(rounds=41, seconds=0.02, choosing=5),
+    "full": Effort(rounds=201, seconds=0.03, choosing=15, compile=True),
+}
+
+TARGETS = {
+    Size(1, 30, 64, 128): 0.8,
+    Size(1, 10, 64, 64): 0.7,
+    Size(1, 10, 256, 256): 1.0,
+    Size(16, 10, 32, 128): 1 / 4.5,
+}
+"""What was asked: the time of a step over torch's is at most this. Rows with relu were asked, those with tanh show."""
+ASKED = "relu"
+ACTIVATIONS = ("relu", "tanh")
+
+SIDE_BY_SIDE = Size(1, 10, 32, 128)
+COUNTS = (1, 2, 4, 8, 16, 32)
+"""How many networks of that size train side by side in the table `networks`."""
+
+Report = Callable[[str], None]
+
+
+def program(config: DictConfig, folder: Path) -> None:
+    """Measure, leave tables and figures in the folder, and print what they say."""
+    from bpexp.sweep.files import replacing, write_text
+    from experiments.cost_text import lines, pictures
+
+    tables = measure(config.scale, EFFORTS[config.scale], print)
+    for name, table in tables.items():
+        with replacing(folder / f"{name}.parquet") as temporary:
+            table.write_parquet(temporary)
+    (folder / "figures").mkdir(exist_ok=True)
+    for picture in pictures(tables):
+        write_text(folder / "figures" / f"{picture.name}.svg", picture.svg)
+    print("\n".join(["", *lines(tables), "", f"tables and figures in {folder}"]))
+
+
+def compute(scale: str, folder: Path) -> dict[str, polars.DataFrame]:
+    """Measure at a scale, and return the summary tables; nothing is left in the folder."""
+    return measure(scale, EFFORTS[scale], lambda line: None)
+
+
+def measure(scale: str, effort: Effort, report: Report) -> dict[str, polars.DataFrame]:
+    """Return the tables of an effort; `report` is told of every size before it is measured."""
+    import polars
+    import torch
+
+    sizes = [replace(size, activation=activation) for activation in ACTIVATIONS for size in TARGETS]
+    steps: list[dict[str, Any]] = []
+    measuring, memory = [], []
+    with one_thread():
+        for size in sizes:
+            report(f"timing {size.name} {size.activation}")
+            steps += time_steps(size, effort)
+            measuring.append(time_measuring(size, effort))
+            memory.append(count_memory(size))
+        report(f"timing 1 to {COUNTS[-1]} networks of {SIDE_BY_SIDE.name}")
+        networks = [time_networks(count, activation, effort) for activation in ACTIVATIONS for count in COUNTS]
+    made = {"scale": scale, "torch": torch.__version__, "instructions": torch.backends.cpu.get_cpu_capability()}
+    tables = {"steps": steps, "networks": networks, "measuring": measuring, "memory": memory, "scale": [made]}
+    return {name: polars.DataFrame(rows, infer_schema_length=None) for name, rows in tables.items()}
+
+
+def time_steps(size: Size, effort: Effort) -> list[dict[str, Any]]:
+    """Return a row for each side of torch that the product is compared with."""
+    ensemble = size.ensemble()
+    choice = choose(size, effort)
+    sides = {"ours": Ours(ensemble), str(choice): Torch(ensemble, choice)}
+    if effort.compile and size.networks == 1:
+        other = compiled(choice)
+        sides[str(other)] = Torch(ensemble, other)
+    taken = take_turns(sides, effort.rounds, effort.seconds)
+    rows = []
+    for name in list(sides)[1:]:
+        found = median_interval(ratios(processor(taken["ours"]), processor(taken[name])))
+        asked = TARGETS[replace(size, activation=ASKED)] if name == str(choice) else None
+        rows.append(
+            {
+                **described(size),
+                "against": name,
+                "ours_us": micro(processor(taken["ours"])),
+                "torch_us": micro(processor(taken[name])),
+                **interval("ratio", found),
+                "wall_ratio": statistics.median(ratios(wall(taken["ours"]), wall(taken[name]))),
+                "target": asked,
+                "verdict": None if asked is None else judge(found, asked),
+                "asked": asked is not None and size.activation == ASKED,
+            }
+        )
+    return rows
+
+
+def choose(size: Size, effort: Effort) -> Choice:
+    """Return the fastest choice of torch for a size."""
+    ensemble = replace(size, networks=1).ensemble()
+    sides = {choice: Torch(ensemble, choice) for choice in choices(size.activation)}
+    taken = take_turns({str(choice): side for choice, side in sides.items()}, effort.choosing, effort.seconds)
+    return min(sides, key=lambda choice: statistics.median(processor(taken[str(choice)])))
+
+
+def time_networks(count: int, activation: str, effort: Effort) -> dict[str, Any]:
+    """Return the row of so many networks side by side: the time of each, over that of one in torch."""
+    size = replace(SIDE_BY_SIDE, networks=count, activation=activation)
+    ensemble = size.ensemble()
+    one = replace(size, networks=1)
+    sides = {"ours": Ours(ensemble), "torch": Torch(one.ensemble(), choose(one, effort))}
+    taken = take_turns(sides, effort.rounds, effort.seconds)
+    ours, torch = ([second / n for second in processor(taken[name])] for name, n in (("ours", count), ("torch", 1)))
+    found = median_interval(ratios(torch, ours))
+    return {**described(size), "ours_us": micro(ours), "torch_us": micro(torch), **interval("speedup", found)}
+
+
+def time_measuring(size: Size, effort: Effort) -> dict[str, Any]:
+    """Return the row of a step that is measured, over a plain one; and what it adds at the default interval."""
+    ensemble = size.ensemble()
+    sides = {"plain": Ours(ensemble), "measured": Ours(ensemble, measure=True)}
+    taken = take_turns(sides, effort.rounds, effort.seconds)
+    found = median_interval(ratios(processor(taken["measured"]), processor(taken["plain"])))
+    every = size.configs()[0].train.measure_every
+    return {**described(size), **interval("ratio", found), "every": every, "added": (found.mean - 1) / every}
+
+
+def count_memory(size: Size) -> dict[str, Any]:
+    """Return the row of what a step needs beside parameters, gradients and the batch, in bytes."""
+    ensemble = size.ensemble()
+    return {
+        **described(size),
+        "parameters": ensemble.values.nbytes,
+        "buffers": buffer_bytes(ensemble),
+        "buffers_measured": buffer_bytes(ensemble, measure=True),
+        "torch_saved": saved_bytes(ensemble),
+    }
+
+
+def described(size: Size) -> dict[str, Any]:
+    return {
+        "size": size.name,
+        "networks": size.networks,
+        "depth": size.depth,
+        "width": size.width,
+        "batch": size.batch,
+        "activation": size.activation,
+    }
+
+
+def interval(name: str, found: Interval) -> dict[str, Any]:
+    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high, "rounds": found.count}
+
+
+def micro(seconds: list[float]) -> float:
+    return 1e6 * statistics.median(seconds)
+
+
+def judge(found: Interval, target: float) -> str:
+    """Return `confirmed` where the whole interval is at or below the target, `refuted` where all of it is above."""
+    from bpexp.statistics import decide
+
+    return decide(found, 0.0, target)
+
+
+def section(tables: Mapping[str, polars.DataFrame]) -> Section:
+    """Return the section of the report that the summary tables make."""
+    from experiments.cost_text import make_section
+
+    return make_section(tables, SCALES)
+
+
+if __name__ == "__main__":
+    sys.exit(entry.main("cost", __doc__, program=program))

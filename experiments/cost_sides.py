@@ -1,0 +1,197 @@
+"""The same training step in two ways: by the plan, and by torch's own layers, autograd and optimizer."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from bpexp.spec import Config, Init, Model, Optimizer, Train
+
+if TYPE_CHECKING:
+    import torch
+
+    from bpexp.train import Ensemble
+
+LR = 0.01
+INITS = {"relu": "he", "tanh": "glorot"}
+
+
+@dataclass(frozen=True)
+class Size:
+    """What is timed: R networks of L hidden layers of D units, B samples a batch, on digits."""
+
+    networks: int
+    depth: int
+    width: int
+    batch: int
+    activation: str = "relu"
+    dtype: str = "float32"
+
+    @property
+    def name(self) -> str:
+        networks = f"{self.networks} networks of " if self.networks > 1 else ""
+        return f"{networks}L{self.depth} D{self.width} B{self.batch}"
+
+    def configs(self) -> list[Config]:
+        """Return the networks' configurations: plain SGD, a seed each."""
+        return [
+            Config(
+                seed=seed,
+                dtype=self.dtype,
+                model=Model(depth=self.depth, width=self.width, activation=self.activation),
+                init=Init(name=INITS[self.activation]),
+                optimizer=Optimizer(lr=LR),
+                train=Train(batch_size=self.batch),
+            )
+            for seed in range(self.networks)
+        ]
+
+    def ensemble(self) -> Ensemble:
+        """Return the networks with their first batch drawn. It is the batch of every step: drawing is not timed."""
+        from bpexp.train import Ensemble
+
+        ensemble = Ensemble(self.configs())
+        ensemble.batches.fill()
+        return ensemble
+
+
+class Ours:
+    """The step of the product; with `measure`, one that keeps every layer's values and takes every layer's measures."""
+
+    def __init__(self, ensemble: Ensemble, *, measure: bool = False) -> None:
+        self.ensemble, self.start = ensemble, ensemble.values.clone()
+        self.step = self._measured if measure else self._plain
+
+    def reset(self) -> None:
+        self.ensemble.values.copy_(self.start)
+
+    def _plain(self) -> None:
+        self.ensemble.differentiate()
+        self.ensemble.update()
+
+    def _measured(self) -> None:
+        from bpexp.measures import MEASURES
+
+        ensemble = self.ensemble
+        ensemble.differentiate(keep=True)
+        values, grads = ensemble.values.clone(), ensemble.grads.clone()
+        ensemble.update()
+        view = ensemble.view(values, grads, ensemble.values - values)
+        for measure in MEASURES.values():
+            measure.function(view)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a user of torch may choose in a training step without changing what it computes."""
+
+    optimizer: str
+    set_to_none: bool
+    inplace: bool
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        parts = [f"SGD({self.optimizer}=True)", f"set_to_none={self.set_to_none}"]
+        return ", ".join(parts + ["inplace"] * self.inplace + ["torch.compile"] * self.compiled)
+
+
+def choices(activation: str) -> list[Choice]:
+    """Return every choice that there is; torch's tanh has no `inplace`."""
+    inplace = (False, True) if activation == "relu" else (False,)
+    return [Choice(*choice) for choice in itertools.product(("fused", "foreach"), (True, False), inplace)]
+
+
+class Torch:
+    """The networks of an ensemble, from the same weights and on the same batches, one after another."""
+
+    def __init__(self, ensemble: Ensemble, choice: Choice) -> None:
+        self.steps: list[Callable[[], object]] = []
+        self.models: list[torch.nn.Sequential] = []
+        for network in range(len(ensemble.configs)):
+            self._add(ensemble, network, choice)
+        self.start = [parameter.detach().clone() for parameter in self.parameters()]
+
+    def _add(self, ensemble: Ensemble, network: int, choice: Choice) -> None:
+        import torch
+
+        config = ensemble.configs[network]
+        depth, parameters = config.model.depth, [p[network] for p in ensemble.parameters]
+        layers: list[torch.nn.Module] = []
+        for layer, (weight, bias) in enumerate(zip(parameters[: depth + 1], parameters[depth + 1 :], strict=True)):
+            linear = torch.nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
+            with torch.no_grad():
+                linear.weight.copy_(weight)
+                linear.bias.copy_(bias)
+            layers.append(linear)
+            if layer < depth:
+                relu = config.model.activation == "relu"
+                layers.append(torch.nn.ReLU(inplace=choice.inplace) if relu else torch.nn.Tanh())
+        model = torch.nn.Sequential(*layers)
+        optimizer = torch.optim.SGD(model.parameters(), lr=config.optimizer.lr, **{choice.optimizer: True})
+        x, target = ensemble.batches.x[network].clone(), ensemble.batches.y[network].clone()
+        cross_entropy = torch.nn.CrossEntropyLoss()
+
+        def loss() -> torch.Tensor:
+            result: torch.Tensor = cross_entropy(model(x), target)
+            return result
+
+        forward = torch.compile(loss) if choice.compiled else loss
+
+        def step() -> None:
+            optimizer.zero_grad(set_to_none=choice.set_to_none)
+            forward().backward()
+            optimizer.step()
+
+        self.models.append(model)
+        self.steps.append(step)
+
+    def parameters(self) -> Iterable[torch.Tensor]:
+        return itertools.chain.from_iterable(model.parameters() for model in self.models)
+
+    def reset(self) -> None:
+        import torch
+
+        with torch.no_grad():
+            for parameter, start in zip(self.parameters(), self.start, strict=True):
+                parameter.copy_(start)
+
+    def step(self) -> None:
+        for step in self.steps:
+            step()
+
+
+def compiled(choice: Choice) -> Choice:
+    """Return the choice under torch.compile, which decides about `inplace` itself."""
+    return replace(choice, inplace=False, compiled=True)
+
+
+def buffer_bytes(ensemble: Ensemble, *, measure: bool = False) -> int:
+    """Return the size of the buffers in which a step of the plan computes, all networks' gradients left out."""
+    plan = ensemble.measuring if measure or ensemble.training is None else ensemble.training
+    buffers = {storage.data_ptr(): storage.nbytes() for storage, _ in plan.buffers.places.values()}
+    buffers.pop(ensemble.grads.untyped_storage().data_ptr(), None)
+    return sum(buffers.values())
+
+
+def saved_bytes(ensemble: Ensemble) -> int:
+    """Return what torch's autograd saves between the forward and the backward pass of the networks, together."""
+    import torch
+
+    side = Torch(ensemble, choices(ensemble.config.model.activation)[0])
+    known = {tensor.untyped_storage().data_ptr() for tensor in (ensemble.batches.x, ensemble.batches.y)}
+    known |= {parameter.untyped_storage().data_ptr() for parameter in side.parameters()}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    losses = []  # they hold what is saved, so that no two of it have one address
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        for model, x, y in zip(side.models, ensemble.batches.x, ensemble.batches.y, strict=True):
+            losses.append(torch.nn.functional.cross_entropy(model(x), y))
+    return sum(saved.values())

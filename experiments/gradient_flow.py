@@ -1,0 +1,256 @@
+"""What becomes of the gradient for a depth, an activation and an initialization, and whether theory said so before.
+
+Networks of every depth x activation x initialization are measured at initialization and while they train: the size
+of each layer's activations, deltas and gradients; how much a layer changes the gradient, towards the input (the
+backward gain, with its interval over seeds); whether it vanishes, explodes or is healthy; and whether the network
+trains. Mean-field theory predicts the gain from the initialization alone.
+
+Tables are left in the results' folder as cells, profiles and training.parquet, figures as figures/*.svg.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bpexp import entry
+from bpexp.spec import UserError
+
+if TYPE_CHECKING:
+    import polars
+
+    from experiments.page import Picture, Section
+
+SCALES = {
+    "smoke": "2 depths x 2 activations x 2 initializations x 2 seeds, 10 steps; the gains of claims 1 and 2, 3 seeds.",
+    "default": "L = 4 and 16 of the declared grid with 2 seeds, 100 steps; claims 1 and 2 with 5 and 3 seeds.",
+    "full": "The declared grid: 3 depths x 5 activations x 5 inits x 5 seeds, 200 steps; claims with 20 seeds.",
+}
+GRIDS = {
+    "smoke": (
+        "model.depth=4,8",
+        "model.activation=tanh,relu",
+        "init=pytorch,glorot",
+        "seed=range(2)",
+        "train.steps=10",
+        "train.measure_every=5",
+    ),
+    "default": ("model.depth=4,16", "seed=range(2)", "train.steps=100"),
+    "full": (),
+}
+CLAIM_SEEDS = {
+    "smoke": {"gains_1": 3, "gains_2": 3},
+    "default": {"gains_1": 5, "gains_2": 5, "stall": 3},
+    "full": {"gains_1": 20, "gains_2": 20, "stall": 20},
+}
+
+MOST_SHOWN = 6
+"""Cells whose training is drawn."""
+
+PROFILE_PICTURES = {
+    "delta_rms": (
+        "The size of each layer's delta (batch size times d loss / dz) at initialization. The prediction is relative "
+        "to layer L, and anchored on the measured median there.",
+        "Level: the gradient reaches the first layer as large as it left the last. Falling to the left: it vanishes.",
+        "Solid lines that leave their dashed ones: the theory does not describe these networks.",
+    ),
+    "grad_norm": (
+        "The norm of each weight matrix's gradient at initialization; nothing is predicted for it.",
+        "What an update with one learning rate for all layers is made of: layers decades apart do not learn together, "
+        "and a level that is decades below 1 does not learn at all.",
+        "A profile of another shape than delta_rms: then the activations, not the deltas, make the difference.",
+    ),
+    "activation_rms": (
+        "The size of each layer's activations at initialization.",
+        "Level: the signal arrives. Falling or rising by decades: deep layers see hardly anything, or too much.",
+        "Solid lines that leave their dashed ones: lengths do not follow the length map.",
+    ),
+}
+
+
+def finish(folder: Path) -> None:
+    """Leave tables and figures in the folder of a command's results, and print what they say."""
+    from bpexp.sweep.files import write_text
+    from experiments.gradient_flow_text import report_lines
+
+    try:
+        tables = summarize(folder)
+    except UserError as error:  # the failures themselves are told by the command
+        print(error)
+        return
+    write_tables(folder, tables)
+    (folder / "figures").mkdir(exist_ok=True)
+    for picture in pictures(tables):
+        write_text(folder / "figures" / f"{picture.name}.svg", picture.svg)
+    print("\n".join(report_lines(folder, tables)))
+
+
+def summarize(folder: Path) -> dict[str, polars.DataFrame]:
+    """Return the tables of a folder of results: cells, profiles, training, settings.
+
+    Raises:  UserError: there are no results, or no network of them has finished
+    """
+    from bpexp import summary
+    from bpexp.records import read_results, read_sweep
+
+    results = summary.number_cells(read_results(folder))
+    if (results["status"] == "failed").all():
+        raise UserError(f"{folder}: no network has finished, so there is nothing to summarize")
+    records = read_sweep(folder, sorted({*summary.PROFILE_MEASURES, *summary.TRAINING_MEASURES}))
+    predictions = summary.predict_cells(results)
+    cells = summary.summarize_cells(results, predictions)
+    return {
+        "cells": cells,
+        "profiles": summary.summarize_profiles(records, results, predictions),
+        "training": summary.summarize_training(records, results, choose_cells(cells)),
+        "settings": summary.summarize_settings(results),
+    }
+
+
+def write_tables(folder: Path, tables: Mapping[str, polars.DataFrame]) -> None:
+    """Write each table whole, as NAME.parquet."""
+    from bpexp.sweep.files import replacing
+
+    for name, table in tables.items():
+        with replacing(folder / f"{name}.parquet") as temporary:
+            table.write_parquet(temporary)
+
+
+def choose_cells(cells: polars.DataFrame) -> list[int]:
+    """Return the cells whose training is worth a look, MOST_SHOWN at most.
+
+    Of every verdict that occurs a cell that trained and one that did not: the deepest, and there the one whose gain is
+    the furthest from 1.
+    """
+    from experiments.gradient_flow_text import majority
+
+    found: dict[tuple[str, bool], tuple[tuple[float, float], int]] = {}
+    for row in cells.iter_rows(named=True):
+        distance = abs(math.log(row["gain"])) if row["gain"] > 0 else math.inf
+        kind, rank = (majority(row), row["trained"] >= 0.5), (row["model.depth"], distance)
+        if kind not in found or rank > found[kind][0]:
+            found[kind] = (rank, row["cell"])
+    return sorted(cell for _, cell in found.values())[:MOST_SHOWN]
+
+
+def pictures(tables: Mapping[str, polars.DataFrame]) -> list[Picture]:
+    """Draw the figures of the tables."""
+    from bpexp import figures
+    from experiments.gradient_flow_text import answer
+    from experiments.page import Picture
+
+    cells, profiles = tables["cells"], tables["profiles"]
+    found = [
+        Picture(
+            "gain_map",
+            figures.svg(figures.gain_map(cells)),
+            "Backward gain a layer (number and colour, 1 is neutral) with the verdict at initialization (glyph; with "
+            "counts where seeds disagree), and below it how many seeds trained.",
+            answer(cells),
+            "Colours that do not follow the glyphs: gain and verdict would contradict each other.",
+        ),
+        Picture(
+            "gain_against_prediction",
+            figures.svg(figures.gain_against_prediction(cells)),
+            "Measured against predicted backward gain, with 95 % intervals over seeds; the line is equality. The lower "
+            "panel is scaled to its points: intervals of few seeds may leave it.",
+            "On the line: the initialization alone told the gain. The prediction is that of infinite width; at finite "
+            "width fluctuations lower the gain of a typical network a little below it.",
+            "Intervals that miss the line by more than a few per cent.",
+        ),
+    ]
+    for measure, (caption, reading, failing) in PROFILE_PICTURES.items():
+        drawing = figures.profiles(cells, profiles, measure)
+        found.append(Picture(f"profile_{measure}", figures.svg(drawing), caption, reading, failing))
+    if tables["training"]["step"].n_unique() > 1:
+        drawing = figures.training(cells, tables["training"])
+        found.append(
+            Picture(
+                "training",
+                figures.svg(drawing),
+                "delta_rms of the first, middle and last hidden layer, and the loss on the batch, along training: of "
+                "every verdict the deepest cell that trained and the deepest that did not.",
+                "A vanished gradient stays vanished while the loss stands still; where lines come together, training "
+                "has repaired what the initialization spoilt.",
+                "A cell that trains although its first layer's delta stays decades below its last: the verdict at "
+                "initialization would say nothing.",
+            )
+        )
+    return found
+
+
+def compute(scale: str, folder: Path) -> dict[str, polars.DataFrame]:
+    """Run what a scale states, below `folder`, and return the summary tables."""
+    from experiments.gradient_flow_claims import compute_claims
+
+    sweep = entry.call("gradient_flow", ["-m", *GRIDS[scale], f"hydra.sweep.dir={folder / 'grid'}"])
+    claims = compute_claims(folder, CLAIM_SEEDS[scale])
+    return {**summarize(sweep), "claims": claims, "scale": scale_table(scale)}
+
+
+def scale_table(scale: str) -> polars.DataFrame:
+    import shlex
+
+    import polars
+
+    command = shlex.join(["python", "-m", "experiments.gradient_flow", "-m", *GRIDS[scale]])
+    return polars.DataFrame({"scale": [scale], "command": [command]})
+
+
+def section(tables: Mapping[str, polars.DataFrame]) -> Section:
+    """Return the section that the tables make: those of `compute`, or of one sweep by `summarize`."""
+    from experiments.gradient_flow_text import answer, cell_table, claims_table
+    from experiments.page import Section
+
+    cells, claims, scale = tables["cells"], tables.get("claims"), tables.get("scale")
+    if claims is not None and claims.is_empty():
+        claims = None
+    roles = tables["settings"].group_by("role", maintain_order=True).agg("text").rows()
+    found, commands = answer(cells), []
+    if scale is not None:
+        commands += scale["command"].to_list()
+    if claims is not None:
+        verdicts = claims["verdict"].to_list()
+        found += f" Claims 1 and 2: {verdicts.count('confirmed')} of {len(verdicts)} checks are confirmed, "
+        found += f"{verdicts.count('refuted')} refuted."
+        commands += claims["command"].to_list()
+    return Section(
+        name="gradient_flow",
+        title="What becomes of the gradient",
+        question="For a depth, an activation and an initialization: what happens to the gradient at initialization and "
+        "along training, and did mean-field theory say so beforehand?",
+        prediction="Towards the input a layer multiplies mean square gradients by chi_1 = fan_out Var W E phi'(z)^2; "
+        "its root is the backward gain. Over L layers the gradient changes by gain^(L-1): beyond a factor of 100 it "
+        "vanishes or explodes, and the network should not train.",
+        answer=found,
+        method=(*((role, "; ".join(texts)) for role, texts in roles), *measured_and_intervals()),
+        commands=tuple(dict.fromkeys(commands)),
+        pictures=tuple(pictures(tables)),
+        tables=(
+            *(() if claims is None else (claims_table(claims),)),
+            cell_table(cells, "Every cell. Gain: geometric mean over the seeds with its 95 % interval."),
+        ),
+    )
+
+
+def measured_and_intervals() -> tuple[tuple[str, str], ...]:
+    from bpexp.runner import TRAINED_ACCURACY, TRAINED_LOSS
+    from bpexp.verdict import LIMIT
+
+    return (
+        ("measured on", "the step's training batch; step 0 is the state before the first update"),
+        ("verdict", f"delta_rms changes by more than a factor of {LIMIT:g} from layer L to layer 1, else healthy"),
+        (
+            "trained",
+            f"final train_accuracy of at least {TRAINED_ACCURACY}; of a regression train_loss of at most "
+            f"{TRAINED_LOSS} variances",
+        ),
+        ("intervals", "gains: 95 % by Student's t of their logs over the seeds; bands in figures: smallest to largest"),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(entry.main("gradient_flow", __doc__, finish=finish))

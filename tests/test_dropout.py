@@ -1,0 +1,136 @@
+"""Dropout masks: how many units, of which networks, and the same again."""
+
+import math
+
+import pytest
+import torch
+
+from bpexp.dropout import LEVELS, Masks
+
+SHAPE = (3, 32, 50)
+DEVIATIONS = 5.0
+"""A share of n draws lies within 5 standard deviations, sqrt(p (1 - p) / n), of its probability p."""
+
+
+def masks(probabilities, seeds=(0,), which=None, shape=SHAPE, dtype=torch.float64):
+    places = torch.tensor(which if which is not None else [0] * len(probabilities))
+    made = Masks(probabilities, seeds, places, shape, dtype)
+    made.fill()
+    return made
+
+
+def filled(made, times):
+    """Return that many masks in a row, each (R, L, B, W)."""
+    found = []
+    for _ in range(times):
+        made.fill()
+        found.append(made.values.clone())
+    return torch.stack(found)
+
+
+def assert_share(dropped, p):
+    bound = DEVIATIONS * math.sqrt(p * (1 - p) / dropped.numel())
+    assert abs(float(dropped.double().mean()) - p) <= bound
+
+
+def test_probability_and_scale_of_each_network():
+    probabilities = [0.0, 0.01, 0.1, 0.25, 0.5, 0.9, 0.999]
+    made = masks(probabilities, seeds=range(7), which=range(7))
+    values = filled(made, 20)
+    for network, p in enumerate(probabilities):
+        of_network = values[:, network]
+        assert_share(of_network == 0, p)
+        kept = of_network[of_network != 0]
+        assert (kept == kept[0]).all()
+        level = round(p * LEVELS) / LEVELS
+        assert abs(level - p) <= 0.5 / LEVELS
+        assert float(kept[0]) == pytest.approx(1 / (1 - level), rel=1e-15)
+        # The mean of a mask is 1: kept units stand for the dropped ones.
+        bound = DEVIATIONS * math.sqrt(level / (1 - level) / of_network.numel())
+        assert abs(float(of_network.mean()) - 1) <= bound
+
+
+def test_every_place_of_a_word_drops_alike():
+    """Four units share 64 bits: none of them has a bit that is stuck."""
+    values = filled(masks([0.5], shape=(1, 64, 64)), 20).flatten(1)
+    for place in range(4):
+        assert_share(values[:, place::4] == 0, 0.5)
+
+
+def test_every_level_is_drawn_as_often_as_any_other():
+    """How many of 64 nested masks drop a unit says in which 64th of the levels its bits lie: uniform, by chi-square."""
+    from scipy.stats import chi2
+
+    shares = [k / 64 for k in range(1, 64)]
+    values = filled(masks(shares, shape=(1, 100, 100)), 10)
+    bins = (values == 0).sum(1).flatten().bincount(minlength=64).double()
+    expected = bins.sum() / 64
+    assert float(((bins - expected) ** 2 / expected).sum()) < chi2.ppf(1 - 1e-6, 63)
+
+
+def test_networks_of_one_seed_drop_nested_sets():
+    probabilities = [0.1, 0.7, 0.3, 0.3]
+    dropped = masks(probabilities).values == 0
+    for one, p in enumerate(probabilities):
+        for other, q in enumerate(probabilities):
+            assert bool((dropped[one] <= dropped[other]).all()) == (p <= q)
+
+
+def test_alone_and_in_a_group_the_masks_are_the_same():
+    seeds, which, probabilities = (5, 9, 2), [0, 1, 1, 2, 0], [0.1, 0.5, 0.3, 0.8, 0.6]
+    group = masks(probabilities, seeds, which)
+    singles = [masks([p], (seeds[place],)) for p, place in zip(probabilities, which, strict=True)]
+    for _ in range(3):
+        for network, single in enumerate(singles):
+            assert torch.equal(single.values[0], group.values[network])
+            single.fill()
+        group.fill()
+
+
+def test_restore_draws_the_same_again():
+    made = masks([0.3, 0.6], (1, 4), [0, 1])
+    state = made.state()
+    first = filled(made, 3)
+    assert not torch.equal(first[0], first[1])
+    made.restore(state)
+    assert torch.equal(filled(made, 3), first)
+    made.restore(state)
+    assert torch.equal(filled(made, 1)[0], first[0])
+
+
+@pytest.mark.parametrize(
+    ("p", "scale"), [(0.0, 1.0), (1e-9, 1.0), (1 - 1e-9, float(LEVELS)), (0.999999, float(LEVELS))]
+)
+def test_probabilities_near_the_ends(p, scale):
+    values = filled(masks([p], shape=(4, 64, 64), dtype=torch.float32), 40)
+    assert set(values.unique().tolist()) == {0.0, scale} if p > 0.5 else {1.0}
+    assert_share(values == 0, 1 - 1 / LEVELS if p > 0.5 else 0.0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 3), (3, 5, 7), (2, 3, 5), (1, 2, 2)])
+def test_sizes_that_fill_no_whole_word(shape):
+    """Every unit is dropped now and then, the last ones as well; 60 draws miss it with probability 2e-18."""
+    values = filled(masks([0.5], shape=shape), 60)
+    assert values.shape == (60, 1, *shape)
+    assert ((values == 0).any(0) & (values == 2).any(0)).all()
+
+
+def test_layers_steps_and_seeds_are_independent():
+    """Of two masks with p = 0.5, a quarter of the units is dropped by both."""
+    values = filled(masks([0.5, 0.5], (0, 1), [0, 1], shape=(2, 100, 100)), 2) == 0
+    step, other_step = values
+    assert_share(step & other_step, 0.25)
+    assert_share(step[0] & step[1], 0.25)
+    assert_share(step[:, 0] & step[:, 1], 0.25)
+    assert_share(step[..., 1:] & step[..., :-1], 0.25)
+
+
+def test_masks_are_filled_in_place():
+    made = masks([0.5, 0.2], shape=(3, 4, 5), dtype=torch.float32)
+    layers = made.layers
+    assert [layer.shape for layer in layers] == [(2, 4, 5)] * 3
+    before = [layer.data_ptr() for layer in layers]
+    made.fill()
+    assert [layer.data_ptr() for layer in made.layers] == before
+    assert all(torch.equal(layer, made.values[:, number]) for number, layer in enumerate(layers))
+    assert made.values.dtype == torch.float32

@@ -1,0 +1,267 @@
+"""Every measure against its formula, with torch autograd for the gradients; extremes, and what counts as dead."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import configure
+from scipy.optimize import minimize_scalar
+from torch import nn
+
+from bpexp.activations import ACTIVATIONS
+from bpexp.data import load
+from bpexp.measures import MEASURES, SATURATED_BELOW, View, largest_slope
+from bpexp.train import Ensemble, train
+
+NETWORKS, DEPTH, BATCH = 3, 3, 24
+VALUES = {
+    "model.depth": DEPTH,
+    "model.width": 10,
+    "train.batch_size": BATCH,
+    "train.steps": 5,
+    "dtype": "float64",
+    "init.bias_std": 0.2,
+    "init.gain": 1.7,
+    "optimizer.lr": 0.3,
+}
+CASES = {
+    "plain": {},
+    "relu": {"model.activation": "relu"},
+    "residual": {"model.residual": "plain", "model.activation": "sigmoid"},
+    "dropout": {"model.dropout": 0.4, "model.activation": "hardtanh"},
+    "residual-dropout": {"model.residual": "plain", "model.dropout": 0.3, "model.activation": "gelu"},
+    "identity": {"model.activation": "identity"},
+    "mse": {"data.name": "regression", "loss": "mse"},
+    "mse-on-classes": {"loss": "mse"},
+    "clip": {"clip.name": "norm", "clip.threshold": 0.05},
+}
+
+
+LARGEST_SLOPES = {"sigmoid": 0.25, "gelu": 1.12890} | dict.fromkeys(("tanh", "relu", "hardtanh", "identity"), 1.0)
+
+
+def configs_of(case):
+    return [configure(VALUES | CASES[case] | {"seed": seed}) for seed in range(NETWORKS)]
+
+
+class ByTorch:
+    """The first step of one network, by autograd."""
+
+    def __init__(self, ensemble, network):
+        config, self.model = ensemble.configs[network], ensemble.config.model
+        leaves = [p[network].clone().requires_grad_() for p in ensemble.parameters]
+        self.weights, self.biases = leaves[: DEPTH + 1], leaves[DEPTH + 1 :]
+        self.masks = [mask[network] for mask in ensemble.masks.layers] if ensemble.masks else None
+        self.loss_function = nn.functional.mse_loss if config.loss == "mse" else nn.functional.cross_entropy
+        self.y = ensemble.batches.y[network]
+        self.z, self.a = self.forward(ensemble.batches.x[network], self.masks)
+        self.loss = self.loss_function(self.z[-1], self.y)
+        self.deltas = [BATCH * g for g in torch.autograd.grad(self.loss, self.z, retain_graph=True)]
+        self.grads = torch.autograd.grad(self.loss, leaves)
+        self.norm = math.sqrt(sum(float(g.square().sum()) for g in self.grads))
+        scale = min(1.0, config.clip.threshold / self.norm) if config.clip.threshold else 1.0
+        self.updates = [config.optimizer.lr * scale * g for g in self.grads[: DEPTH + 1]]
+
+    def forward(self, x, masks):
+        zs, activations = [], []
+        for layer in range(DEPTH):
+            z = nn.functional.linear(x, self.weights[layer], self.biases[layer])
+            branch = ACTIVATIONS[self.model.activation].function(z)
+            if masks:
+                branch = branch * masks[layer]
+            x = x + branch if self.model.residual == "plain" and layer > 0 else branch
+            zs.append(z)
+            activations.append(x)
+        return [*zs, nn.functional.linear(x, self.weights[-1], self.biases[-1])], activations
+
+    def slopes(self):
+        for z in self.z[:-1]:
+            x = z.detach().requires_grad_()
+            yield torch.autograd.grad(ACTIVATIONS[self.model.activation].function(x).sum(), x)[0]
+
+    def measures(self):
+        """The definitions, once more."""
+        line = 0.05 * LARGEST_SLOPES[self.model.activation]
+        return {
+            "activation_rms": [a.square().mean().sqrt() for a in self.a],
+            "activation_mean": [a.mean() for a in self.a],
+            "preactivation_rms": [z.square().mean().sqrt() for z in self.z],
+            "delta_rms": [d.square().mean().sqrt() for d in self.deltas],
+            "grad_norm": [g.norm() for g in self.grads[: DEPTH + 1]],
+            "weight_norm": [w.norm() for w in self.weights],
+            "update_ratio": [u.norm() / w.norm() for u, w in zip(self.updates, self.weights, strict=True)],
+            "dead_fraction": [(s == 0).all(0).double().mean() for s in self.slopes()],
+            "saturated_fraction": [(s.abs() < line).double().mean() for s in self.slopes()],
+        }
+
+
+def first_step(case):
+    configs = configs_of(case)
+    ensemble = Ensemble(configs)
+    ensemble.compute(keep=True)
+    return configs, next(train(configs)), [ByTorch(ensemble, network) for network in range(NETWORKS)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_layers_measures_are_their_definitions(case):
+    _, snapshot, by_torch = first_step(case)
+    for network, theirs in enumerate(by_torch):
+        expected = theirs.measures()
+        assert set(expected) == set(MEASURES) == set(snapshot.layers)
+        for name, values in expected.items():
+            shown = snapshot.layers[name][1][network]
+            np.testing.assert_allclose(shown, [v.item() for v in values], rtol=1e-12, atol=1e-15, err_msg=name)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_networks_measures_are_their_definitions(case):
+    configs, snapshot, by_torch = first_step(case)
+    for network, theirs in enumerate(by_torch):
+        split = load(configs[0].data.name, configs[network].seed, dtype=torch.float64)
+        expected = {"train_loss": theirs.loss.item(), "grad_norm": theirs.norm}
+        parts = {"train": (theirs.z[-1], theirs.y)}
+        for part in ("val", "test"):
+            x, y = getattr(split, f"x_{part}"), getattr(split, f"y_{part}")
+            if case == "mse-on-classes":
+                y = nn.functional.one_hot(y, 10).double()
+            outputs = theirs.forward(x, None)[0][-1]
+            expected[f"{part}_loss"] = theirs.loss_function(outputs, y).item()
+            parts[part] = (outputs, y)
+        if split.task == "classification":
+            for part, (outputs, y) in parts.items():
+                labels = y.argmax(1) if y.dim() > 1 else y
+                expected[f"{part}_accuracy"] = (outputs.argmax(1) == labels).double().mean().item()
+        if case == "clip":
+            assert theirs.norm > configs[0].clip.threshold
+            expected["clip_fraction"] = 1.0
+        shown = {"train_loss": snapshot.train_loss[-1], **snapshot.networks}
+        assert {name: pytest.approx(float(values[network]), rel=1e-12) for name, values in shown.items()} == expected
+
+
+def test_the_l2_penalty_counts_as_part_of_the_gradient_and_not_of_the_delta():
+    plain, penalized = (next(train([configure(VALUES | {"optimizer.l2": l2})])) for l2 in (0.0, 0.5))
+    ensemble = Ensemble([configure(VALUES)])
+    ensemble.compute()
+    grads, weights = (ensemble.layout.views(flat)[: DEPTH + 1] for flat in (ensemble.grads, ensemble.values))
+    expected = [float((g + 0.5 * w).norm()) for g, w in zip(grads, weights, strict=True)]
+    np.testing.assert_allclose(penalized.layers["grad_norm"][1][0], expected, rtol=1e-12)
+    np.testing.assert_array_equal(penalized.layers["delta_rms"][1], plain.layers["delta_rms"][1])
+    np.testing.assert_array_equal(penalized.train_loss, plain.train_loss)
+
+
+def test_only_the_hidden_layers_have_what_is_of_hidden_layers_only():
+    layers = next(train(configs_of("plain"))).layers
+    assert list(layers) == list(MEASURES)
+    for name, (numbers, values) in layers.items():
+        last = DEPTH if MEASURES[name].hidden_only else DEPTH + 1
+        assert list(numbers) == list(range(1, last + 1)), name
+        assert values.shape == (NETWORKS, last), name
+        assert values.dtype == np.float64
+
+
+def view(scale=1.0, activation="tanh", dtype=torch.float32, **replaced):
+    """Two networks with two hidden layers, all of whose numbers are of one size."""
+    stream = torch.Generator().manual_seed(0)
+
+    def some(*shapes):
+        return [(scale * torch.randn(2, *shape, generator=stream, dtype=torch.float64)).to(dtype) for shape in shapes]
+
+    units, weights = ((5, 4), (5, 4), (5, 3)), ((4, 6), (4, 4), (3, 4))
+    fields = {"z": some(*units), "a": some(*units[:2]), "delta": some(*units)}
+    fields |= {"weights": some(*weights), "grads": some(*weights), "updates": some(*weights)}
+    return View(activation=activation, **(fields | replaced))
+
+
+EXTREMES = {"tiny": 1e-30, "denormal": 1e-40, "large": 1e30, "near-the-end": 1e37}
+
+
+@pytest.mark.parametrize("scale", EXTREMES.values(), ids=EXTREMES)
+def test_no_norm_of_float32_underflows_or_overflows(scale):
+    narrow = view(scale)
+    wide = View(activation="tanh", **{k: [t.double() for t in v] for k, v in vars(narrow).items() if k != "activation"})
+    for name in ("activation_rms", "activation_mean", "preactivation_rms", "delta_rms", "grad_norm", "weight_norm"):
+        found, expected = MEASURES[name].function(narrow), MEASURES[name].function(wide)
+        assert found.dtype == torch.float64
+        assert (found != 0).all()
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+        by_hand = {
+            "activation_rms": lambda: [(a[0].square().mean()).sqrt() for a in wide.a],
+            "activation_mean": lambda: [a[0].mean() for a in wide.a],
+            "preactivation_rms": lambda: [(z[0].square().mean()).sqrt() for z in wide.z],
+            "delta_rms": lambda: [(d[0].square().mean()).sqrt() for d in wide.delta],
+            "grad_norm": lambda: [g[0].square().sum().sqrt() for g in wide.grads],
+            "weight_norm": lambda: [w[0].square().sum().sqrt() for w in wide.weights],
+        }[name]()
+        torch.testing.assert_close(found[0], torch.stack(by_hand), rtol=1e-12, atol=0)
+
+
+def test_the_ratio_of_what_is_tiny_and_of_what_is_large():
+    tiny, large = view(1e-30), view(1e30)
+    ratio = MEASURES["update_ratio"].function
+    torch.testing.assert_close(ratio(tiny), ratio(large), rtol=1e-6, atol=0)
+    ratios = ratio(view(1.0, updates=tiny.updates, weights=large.weights))
+    assert ((ratios > 1e-62) & (ratios < 1e-58)).all()
+
+
+def test_zero_is_zero_and_nothing_is_hidden():
+    zero = view(0.0)
+    for name in ("preactivation_rms", "activation_rms", "activation_mean", "delta_rms", "grad_norm", "weight_norm"):
+        assert (MEASURES[name].function(zero) == 0).all()
+    assert MEASURES["update_ratio"].function(zero).isnan().all()
+    bad = view()
+    bad.delta[1][1, 0, 0] = math.nan
+    bad.delta[2][1, 0, 0] = math.inf
+    found = MEASURES["delta_rms"].function(bad)
+    assert found[0].isfinite().all()
+    assert [math.isnan(found[1, 1]), math.isinf(found[1, 2])] == [True, True]
+
+
+def with_z(activation, *hidden, dtype=torch.float64):
+    """Networks of the given preactivations, (R, B, W) a layer, and an output layer that must not count."""
+    z = [torch.tensor(values, dtype=dtype) for values in hidden]
+    return view(activation=activation, z=[*z, torch.full((len(z[0]), 2, 2), -100.0, dtype=dtype)])
+
+
+def test_a_unit_is_dead_if_no_sample_has_a_slope():
+    one = [[-1.0, -1.0, 0.0, 2.0], [-2.0, 1.0, -3.0, 3.0]]  # units: dead, alive on one sample, dead, alive
+    other = [[1.0, 1.0, 1.0, 1.0], [-1.0, -1.0, -1.0, -1.0]]
+    found = MEASURES["dead_fraction"].function(with_z("relu", [one, other], [other, one]))
+    assert found.tolist() == [[0.5, 0.0], [0.0, 0.5]]
+    table = {"leaky_relu": 0.0, "tanh": 0.0, "identity": 0.0, "hardtanh": 0.25}
+    for activation, share in table.items():
+        wide = [[[-0.5, -1.0, 9.0, 2.0], [0.5, 0.9, 3.0, 0.2]]]
+        assert MEASURES["dead_fraction"].function(with_z(activation, wide)).tolist() == [[share]], activation
+
+
+def test_a_slope_that_underflows_to_zero_is_dead_in_its_precision():
+    z = [[[20.0, 1.0], [30.0, 30.0]]]
+    shares = {torch.float32: 0.5, torch.float64: 0.0}
+    for dtype, share in shares.items():
+        assert MEASURES["dead_fraction"].function(with_z("sigmoid", z, dtype=dtype)).tolist() == [[share]]
+
+
+def test_saturated_counts_samples_below_a_twentieth_of_the_largest_slope():
+    edge = math.atanh(math.sqrt(1 - SATURATED_BELOW))  # tanh' = 1 - tanh^2
+    tanh = [[[edge - 1e-6, -edge + 1e-6], [edge + 1e-6, 0.0]], [[edge + 1e-6, -edge - 1e-6], [9.0, 0.0]]]
+    assert MEASURES["saturated_fraction"].function(with_z("tanh", tanh)).tolist() == [[0.25], [0.75]]
+    # sigmoid' = tanh'(z / 2) / 4, and is held against its own largest slope
+    sigmoid = (2 * torch.tensor(tanh)).tolist()
+    assert MEASURES["saturated_fraction"].function(with_z("sigmoid", sigmoid)).tolist() == [[0.25], [0.75]]
+    relu = [[[-1.0, 1.0], [0.0, 2.0]]]
+    assert MEASURES["saturated_fraction"].function(with_z("relu", relu)).tolist() == [[0.5]]
+    assert MEASURES["saturated_fraction"].function(with_z("leaky_relu", relu)).tolist() == [[0.5]]
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_the_largest_slope(name):
+    slope = ACTIVATIONS[name].slope
+    supremum = {"softplus": 1.0}.get(name)  # never reached
+    if supremum is None:
+        grid = np.linspace(-12, 12, 4801)
+        best = float(grid[np.abs(slope(torch.from_numpy(grid)).numpy()).argmax()])
+        bounds = (best - 0.01, best + 0.01)
+        found = minimize_scalar(lambda x: -abs(float(slope(torch.tensor(x).double()))), bounds=bounds, method="bounded")
+        supremum = max(-found.fun, abs(float(slope(torch.tensor(best).double()))))
+    assert largest_slope(name) == pytest.approx(supremum, rel=1e-6)
+    assert largest_slope(name) <= supremum * (1 + 1e-12)
