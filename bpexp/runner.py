@@ -8,7 +8,7 @@ import math
 import platform
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,13 +40,24 @@ class Outcome:
     error: str | None
 
 
-def run_group(jobs: Sequence[Job], *, report: Callable[[str], None]) -> list[Outcome]:
+def run_group(jobs: Sequence[Job], *, report: Callable[[str], None], kept: Collection[str] = ()) -> list[Outcome]:
     """Train the networks of jobs of one structure side by side, and write what they showed.
 
-    A job's run.json is written last: it says that the job is finished.
+    A job's run.json is written last: it says that the job is finished. On the CPU one thread works: sums are then in
+    the same order whatever the machine, and a core that others use as well does not stop the rest.
 
+    kept:    identities of finished jobs, which train along only so that the group is the same; they stay as they are
     Raises:  ValueError: jobs of different structure
     """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _run_group(jobs, report, kept)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run_group(jobs: Sequence[Job], report: Callable[[str], None], kept: Collection[str]) -> list[Outcome]:
     configs = [job.config for job in jobs]
     device = resolve_device(configs[0].device)
     started = time.monotonic()
@@ -63,7 +74,8 @@ def run_group(jobs: Sequence[Job], *, report: Callable[[str], None]) -> list[Out
     # A network's share of the group's time; what is one number for each is written for each.
     seconds = (time.monotonic() - started) / len(jobs)
     divergences = [recorder.diverged.get(network) for network in range(len(jobs))]
-    return [_try_to_leave(*left, device, seconds) for left in zip(jobs, recorder.records(), divergences, strict=True)]
+    left = zip(jobs, recorder.records(), divergences, strict=True)
+    return [_try_to_leave(job, *rest, device, seconds) for job, *rest in left if job.identity not in kept]
 
 
 def _try_to_leave(job: Job, *left: Any) -> Outcome:

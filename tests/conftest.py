@@ -24,26 +24,35 @@ def configure(values):
 
 
 class FakeRunner:
-    """Stands for bpexp.runner: notes the groups it gets, and leaves a run.json for each job."""
+    """Stands for bpexp.runner: notes the groups it gets and the jobs it writes, and leaves a run.json for each job."""
 
     def __init__(self):
         self.groups = []
+        self.written = []
         self.status = {}
         self.raises = {}
 
-    def run_group(self, jobs, *, report):
+    def run_group(self, jobs, *, report, kept=()):
         self.groups.append([job.identity for job in jobs])
         report(f"training {len(jobs)} networks")
         for job in jobs:
             if job.config.seed in self.raises:
                 raise self.raises[job.config.seed]
-        return [self.leave(job) for job in jobs]
+        return [self.leave(job) for job in jobs if job.identity not in kept]
 
     def leave(self, job):
+        self.written.append(job.identity)
         status = self.status.get(job.config.seed, "ok")
         error = "it broke" if status == "failed" else None
         row = {"verdict": "healthy", "backward_gain": 1.0, "trained": True, "train_loss": job.config.seed / 10}
-        run = {"identity": job.identity, "status": status, "error": error, "commit": "0", "row": row}
+        run = {
+            "identity": job.identity,
+            "status": status,
+            "error": error,
+            "commit": "0",
+            "group": job.group,
+            "row": row,
+        }
         job.folder.mkdir(parents=True, exist_ok=True)
         (job.folder / "run.json").write_text(json.dumps(run))
         return types.SimpleNamespace(job=job, status=status, error=error, row=row)

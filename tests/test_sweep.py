@@ -200,8 +200,12 @@ def test_a_failing_job_does_not_lose_the_others(runner, launcher, capsys):
     assert "2 jobs: 1 ok, 1 failed" in capsys.readouterr().out
     runner.status.clear()
     runner.groups.clear()
+    runner.written.clear()
     sweep(*TINY, *launcher)
-    assert len(runner.trained) == 1
+    failed = frame["job"][1].rpartition("-")[2]
+    assert runner.written == [failed]
+    together_again = [job.rpartition("-")[2] for job in frame["job"]]
+    assert runner.groups == [[failed] if launcher else together_again]
 
 
 @pytest.mark.parametrize("launcher", [[], STOCK])

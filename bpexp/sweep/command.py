@@ -103,7 +103,7 @@ class Command:
         check_writable(folder, "hydra.sweep.dir" if self.multirun else "hydra.run.dir")
         _tell_reused(task)
         if self.multirun:
-            write_groups(folder, jobs)
+            write_groups(folder, task.jobs)
         start = self.hydra.multirun if self.multirun else self.hydra.run
         start("config", task, [*self.arguments, naming])
         return folder, _conclude(folder, jobs)

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import importlib
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from bpexp.sweep.files import write_json
 from bpexp.sweep.hydra_files import write_hydra_files
 from bpexp.sweep.job import Job, typed
 from bpexp.sweep.progress import Progress
-from bpexp.sweep.results import RUN_FILE, current_commit, is_finished
+from bpexp.sweep.results import RUN_FILE, current_commit, is_finished, read_run
 
 LARGEST_GROUP = 32
 """Networks side by side; on a CPU more than some 8 to 32 gain nothing."""
@@ -50,6 +50,24 @@ def _group_name(identities: Sequence[str]) -> str:
     return hashlib.sha256(" ".join(identities).encode()).hexdigest()[:10]
 
 
+def regroup(jobs: Sequence[Job], pending: Collection[str]) -> list[Job]:
+    """Return the jobs as they will train, where some are finished.
+
+    A group that was interrupted goes on as it was, its finished members along, so that all has the same bits. Where
+    finished members come from another grid, they keep their group, and those that are left make one of their own.
+    """
+    members: dict[str, list[Job]] = {}
+    for job in jobs:
+        members.setdefault(job.group, []).append(job)
+    names: dict[str, str] = {}
+    for name, group in members.items():
+        ran_in = {job.identity: read_run(job).get("group", "") for job in group if job.identity not in pending}
+        if any(other != name for other in ran_in.values()):
+            left = [job.identity for job in group if job.identity in pending]
+            names |= ran_in | dict.fromkeys(left, _group_name(left))
+    return [dataclasses.replace(job, group=names.get(job.identity, job.group)) for job in jobs]
+
+
 def write_groups(folder: Path, jobs: Sequence[Job]) -> None:
     """Write which jobs train together, before work starts."""
     groups: dict[str, list[str]] = {}
@@ -65,9 +83,9 @@ class Networks:
     """
 
     def __init__(self, jobs: Sequence[Job]) -> None:
-        self.jobs = jobs
         self.pending = {job.identity: job for job in jobs if job.config.sweep.fresh or not is_finished(job)}
-        self.reused = [job for job in jobs if job.identity not in self.pending]
+        self.jobs = regroup(jobs, self.pending)
+        self.reused = [job for job in self.jobs if job.identity not in self.pending]
         self.stopped = False
 
     def __call__(self, config: DictConfig) -> None:
@@ -82,37 +100,42 @@ class Networks:
 
     def together(self, master: DictConfig, batch: Sequence[Sequence[str]]) -> list[JobReturn]:
         """Run all jobs, group by group."""
-        numbered = [(number, job) for number, job in enumerate(self.jobs) if job.identity in self.pending]
+        pending = set(self.pending)
+        numbered = [(number, job) for number, job in enumerate(self.jobs) if job.identity in pending]
         write_hydra_files(master, numbered)
         groups: dict[str, list[Job]] = {}
-        for _, job in numbered:
+        for job in self.jobs:
             groups.setdefault(job.group, []).append(job)
         with Progress(len(numbered)) as progress:
             for group in groups.values():
-                self._run(group, progress)
-                progress.advance(len(group))
+                kept = {job.identity for job in group} - pending
+                if len(kept) < len(group):
+                    self._run(group, progress, kept)
+                    progress.advance(len(group) - len(kept))
         return [JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED) for overrides in batch]
 
-    def _run(self, group: Sequence[Job], progress: Progress) -> None:
+    def _run(self, group: Sequence[Job], progress: Progress, kept: Collection[str] = ()) -> None:
         if self.stopped:
             return
-        for job in group:
+        running = [job for job in group if job.identity not in kept]
+        for job in running:
             # An interrupted run must not leave the old result beside new records.
             (job.folder / RUN_FILE).unlink(missing_ok=True)
-        failed = _run_group(group, progress.report)
+        failed = _run_group(group, running, progress.report)
         self.stopped = failed and not group[0].config.sweep.keep_going
 
 
-def _run_group(group: Sequence[Job], report: Callable[[str], None]) -> bool:
-    """Train a group; return whether a job failed. A failure is recorded, and is not that of the other groups."""
+def _run_group(group: Sequence[Job], running: Sequence[Job], report: Callable[[str], None]) -> bool:
+    """Train a group; return whether a job of those running failed. It is recorded, and no failure of other groups."""
+    kept = {job.identity for job in group} - {job.identity for job in running}
     try:
-        outcomes = importlib.import_module("bpexp.runner").run_group(group, report=report)
+        outcomes = importlib.import_module("bpexp.runner").run_group(group, report=report, kept=kept)
     except UserError:
         raise
     except Exception as error:
         if group[0].config.debug:
             traceback.print_exc()
-        for job in group:
+        for job in running:
             _record_failure(job, f"{type(error).__name__}: {error}")
         return True
     failures = [outcome for outcome in outcomes if outcome.status == "failed"]
