@@ -33,6 +33,11 @@ class View:
     grads: Sequence[Tensor]
     updates: Sequence[Tensor]
 
+    @functools.cached_property
+    def slopes(self) -> list[Tensor]:
+        """The magnitudes |phi'(z)| of the hidden layers, L of (R, B, W)."""
+        return [ACTIVATIONS[self.activation].slope(z).abs() for z in self.z[:-1]]
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -74,13 +79,12 @@ def activation_mean(view: View) -> Tensor:
 
 
 def dead_fraction(view: View) -> Tensor:
-    slope = ACTIVATIONS[view.activation].slope
-    return torch.stack([(slope(z) == 0).all(1).double().mean(1) for z in view.z[:-1]], 1)
+    return torch.stack([(slope == 0).all(1).double().mean(1) for slope in view.slopes], 1)
 
 
 def saturated_fraction(view: View) -> Tensor:
-    slope, line = ACTIVATIONS[view.activation].slope, SATURATED_BELOW * largest_slope(view.activation)
-    return torch.stack([(slope(z).abs() < line).double().mean((1, 2)) for z in view.z[:-1]], 1)
+    line = SATURATED_BELOW * largest_slope(view.activation)
+    return torch.stack([(slope < line).double().mean((1, 2)) for slope in view.slopes], 1)
 
 
 MEASURES: dict[str, Measure] = {

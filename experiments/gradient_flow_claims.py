@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,11 +127,15 @@ def factor_of_30_layers(results: polars.DataFrame, records: polars.DataFrame) ->
 
 
 def best_accuracy(results: polars.DataFrame, records: polars.DataFrame) -> Interval:
-    """The final training accuracy of each seed under its best learning rate; 0 for a network that diverged."""
+    """The final training accuracy of each seed under its best learning rate; 0 for a network that diverged.
+
+    Edge:    Student's interval can reach beyond what an accuracy can be: it is cut at 0 and 1
+    """
     import polars
 
     accuracy = polars.col("train_accuracy").fill_null(0.0).max()
-    return mean_interval(results.group_by("seed", maintain_order=True).agg(accuracy)["train_accuracy"])
+    found = mean_interval(results.group_by("seed", maintain_order=True).agg(accuracy)["train_accuracy"])
+    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0)) if found.count > 1 else found
 
 
 def around(

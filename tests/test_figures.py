@@ -22,7 +22,7 @@ def tables_of(**cells):
     predictions = summary.predict_cells(numbered)
     table = summary.summarize_cells(numbered, predictions)
     profiles = summary.summarize_profiles(records, numbered, predictions)
-    return table, profiles, summary.summarize_training(records, numbered, table["cell"].to_list()[:6])
+    return table, profiles, summary.summarize_training(records, numbered, table["cell"].to_list()[-2:])
 
 
 def mixed(depth, activation, init, seed):
@@ -34,10 +34,10 @@ def mixed(depth, activation, init, seed):
 
 CASES = {
     "one cell, one seed": {"depths": (3,), "activations": ("tanh",), "inits": ("glorot",), "seeds": (0,)},
-    "one hidden layer": {"depths": (1, 2), "gain": lambda *cell: 1.0},
+    "one hidden layer": {"depths": (1, 2), "activations": ("tanh",), "inits": ("he",), "gain": lambda *cell: 1.0},
     "grid": {"depths": (2, 12), "activations": ("tanh", "relu"), "gain": mixed},
-    "all diverged": {"depths": (2,), "gain": lambda *cell: None},
-    "no gradient": {"depths": (3,), "inits": ("zeros",), "gain": lambda *cell: 1e-200},
+    "all diverged": {"depths": (2,), "activations": ("tanh",), "gain": lambda *cell: None},
+    "no gradient": {"depths": (3,), "activations": ("tanh",), "inits": ("zeros",), "gain": lambda *cell: 1e-200},
     "many series": {"depths": (2,), "activations": ("tanh",), "inits": tuple(summary.spec.INITS)},
 }
 

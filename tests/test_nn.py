@@ -1,9 +1,12 @@
 """Every module of bpexp.nn against the module of torch.nn that has its name."""
 
+import copy
 import inspect
+import pickle
 
 import pytest
 import torch
+from torch_samples import MODULE_DB, some
 
 from bpexp import nn
 from bpexp.rules import table
@@ -122,3 +125,46 @@ def test_training_a_network_equals_torch():
             optimizer.step()
         losses.append(loss)
     torch.testing.assert_close(*losses, rtol=1e-12, atol=1e-12)
+
+
+ROWS = {row.name: row for row in MODULE_DB if getattr(torch.nn, row.module_cls.__name__, None) is row.module_cls}
+ROWS = {name: row for name, row in ROWS.items() if row.module_cls.__name__ in nn.__all__}
+
+
+def made_from(given, name, dtype, module):
+    torch.manual_seed(3)
+    made = getattr(module, name)(*given.constructor_input.args, **given.constructor_input.kwargs)
+    return made.to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_samples_of_torch_give_what_torch_gives(row, dtype):
+    """Values and gradients; then the same from a copy, from a pickle, and after the state went to torch and back."""
+    name = row.module_cls.__name__
+    tolerance = {torch.float64: 1e-10, torch.float32: 1e-5}[dtype]
+    inputs = row.module_inputs_func(row, device="cpu", dtype=dtype, requires_grad=True, training=True)
+    for given in some(inputs, 12):
+        if given.forward_input is None:
+            continue
+        ours, theirs = [made_from(given, name, dtype, module) for module in (nn, torch.nn)]
+        assert str(ours) == str(theirs)
+        fresh = made_from(given, name, dtype, nn)
+        fresh.load_state_dict(theirs.state_dict())
+        theirs.load_state_dict(ours.state_dict())
+        results = []
+        for module in (theirs, ours, fresh, copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+            args = [
+                a.detach().requires_grad_(a.requires_grad) if torch.is_tensor(a) else a
+                for a in given.forward_input.args
+            ]
+            leaves = [a for a in (*args, *module.parameters()) if torch.is_tensor(a) and a.requires_grad]
+            y = module(*[a * 1 if a is args[0] else a for a in args], **given.forward_input.kwargs)
+            results.append((y, torch.autograd.grad(y.square().sum(), leaves)))
+        for result in results[1:]:
+            torch.testing.assert_close(result, results[0], rtol=tolerance, atol=tolerance)
+
+
+def test_torch_has_samples_of_all_but_a_few_modules():
+    missing = set(nn.__all__) - {row.module_cls.__name__ for row in ROWS.values()}
+    assert missing == {"Dropout", "Flatten", "Identity", "Sequential"}

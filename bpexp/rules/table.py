@@ -126,7 +126,7 @@ def elementwise(
         if whole:
             result: torch.Tensor = slope(grad, *known)
             return result
-        factor = slope(*known).conj()
+        factor: torch.Tensor = slope(*known).conj()
         if flat and torch.is_grad_enabled():
             factor = factor + 0 * torch.sign(known[0])
         return grad * factor
