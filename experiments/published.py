@@ -1,7 +1,7 @@
 """The records of a report: what was computed, where it comes from, and the tracked copy of it at full scale.
 
-An experiment's published records are outputs/published/NAME/*.parquet, and NAME/published.json, which says how they
-were made and is written last: without it there are none.
+An experiment's published records are outputs/published/NAME/*.parquet, its first picture as NAME/figure.svg, and
+NAME/published.json, which says how they were made and is written last: without it there are none.
 """
 
 from __future__ import annotations
@@ -102,8 +102,10 @@ def read(name: str) -> Records | None:
     return Records(tables, origin) if origin else None
 
 
-def write(name: str, records: Records, page: Callable[[Mapping[str, Records]], str], names: Iterable[str]) -> None:
-    """Publish the records of one experiment, and the `page` that shows those of all `names` that have some.
+def write(
+    name: str, records: Records, page: Callable[[Mapping[str, Records]], str], names: Iterable[str], picture: str = ""
+) -> None:
+    """Publish the records and a `picture` of one experiment, and the `page` that shows all `names` that have records.
 
     Raises:  UserError: it would be more than LARGEST; nothing is written then
     """
@@ -114,7 +116,7 @@ def write(name: str, records: Records, page: Callable[[Mapping[str, Records]], s
     again = Records({table: polars.read_parquet(io.BytesIO(file)) for table, file in files.items()}, records.origin)
     others = {other: read(other) for other in names}
     index = page({other: found for other in others if (found := again if other == name else others[other]) is not None})
-    _check_size(name, len(index.encode()) + sum(map(len, files.values())))
+    _check_size(name, len((index + picture).encode()) + sum(map(len, files.values())))
     folder = FOLDER / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ORIGIN_FILE).unlink(missing_ok=True)
@@ -124,6 +126,8 @@ def write(name: str, records: Records, page: Callable[[Mapping[str, Records]], s
     for table, file in files.items():
         with replacing(folder / f"{table}.parquet") as temporary:
             temporary.write_bytes(file)
+    if picture:
+        write_text(folder / "figure.svg", picture)
     write_json(folder / ORIGIN_FILE, records.origin)
     write_text(FOLDER / "index.html", index)
 

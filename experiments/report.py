@@ -145,7 +145,9 @@ class Report:
             return Part("now", NOW, extent, (), None, self.fail(name, error))
         if self.publish:
             try:
-                published.write(name, records, self.published_page, EXPERIMENTS)
+                pictures = part.section.pictures if part.section else ()
+                first = pictures[0].svg if pictures else ""
+                published.write(name, records, self.published_page, EXPERIMENTS, first)
             except Exception as error:
                 self.fail(name, error)
         return part

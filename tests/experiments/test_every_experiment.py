@@ -1,0 +1,44 @@
+"""Every experiment that conf/experiment has runs from its command, from end to end, at its smallest."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bpexp.entry import CONF
+
+TINY = ("model.depth=2", "model.width=8", "model.activation=relu", "init=he", "train.batch_size=16", "train.steps=4")
+SMALLEST = {
+    "cost": (["scale=smoke"], "steps.parquet"),
+    "exercise": ([], None),
+    "gradient_flow": (["-m", *TINY, "seed=0,1"], "results.parquet"),
+    "report": (["scale=smoke", "only=walkthrough"], "index.html"),
+    "walkthrough": ([], "walkthrough.txt"),
+}
+"""The arguments of each, and a file that it leaves."""
+
+UNSOLVED = 1
+"""The exit code of the exercise as it is shipped."""
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_it_runs(path, tmp_path):
+    arguments, left = SMALLEST[path.stem]
+    folder = "hydra.sweep.dir" if "-m" in arguments else "hydra.run.dir"
+    command = [sys.executable, "-m", f"experiments.{path.stem}", *arguments, f"{folder}={tmp_path / 'here'}"]
+    done = subprocess.run(command, cwd=Path(CONF).parent, capture_output=True, text=True, check=False)
+    assert done.returncode == (UNSOLVED if path.stem == "exercise" else 0), done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout
+    if left is not None:
+        assert (tmp_path / "here" / left).stat().st_size > 0
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "experiment").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_mistake_ends_its_command_with_code_2(path, tmp_path):
+    command = [sys.executable, "-m", f"experiments.{path.stem}", "nothing=1", f"hydra.run.dir={tmp_path / 'here'}"]
+    done = subprocess.run(command, cwd=Path(CONF).parent, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("nothing: unknown key; ")
+    assert not (tmp_path / "here").exists()

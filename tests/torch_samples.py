@@ -1,0 +1,29 @@
+"""The samples that torch tests its own functions and modules with."""
+
+import sys
+import types
+import unittest
+import warnings
+
+
+def databases() -> tuple[list, list]:
+    """The rows of torch's tables of functions and of modules that bpexp has under the same name."""
+    if "expecttest" not in sys.modules:  # torch's test code imports it; its tables do not use it
+        stub = types.ModuleType("expecttest")
+        stub.TestCase = unittest.TestCase
+        sys.modules["expecttest"] = stub
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torch.testing._internal.common_methods_invocations import op_db
+        from torch.testing._internal.common_modules import module_db
+    return op_db, module_db
+
+
+OP_DB, MODULE_DB = databases()
+
+
+def some(samples, limit: int) -> list:
+    """At most `limit` of the samples, spread over all of them."""
+    samples = list(samples)
+    stride = max(1, -(-len(samples) // limit))
+    return samples[::stride]
