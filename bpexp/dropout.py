@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bpexp.spec import MASK_LEVELS
 from bpexp.streams import generator
 
-LEVELS = 2**16  # of a probability; what is kept is scaled for the level, so the mean is exact
 LOWEST = torch.iinfo(torch.int64).min
 
 
@@ -34,9 +34,10 @@ class Masks:
         device = which.device
         layers, batch, width = shape
         words = -(-layers * batch * width // 4)
-        levels = torch.tensor([min(round(p * LEVELS), LEVELS - 1) for p in probabilities])
-        self.threshold = (levels - LEVELS // 2).to(torch.int16).to(device).view(-1, 1, 1, 1)
-        self.scale = (LEVELS / (LEVELS - levels).double()).to(dtype).to(device).view(-1, 1, 1, 1)
+        levels = torch.tensor([min(round(p * MASK_LEVELS), MASK_LEVELS - 1) for p in probabilities])
+        self.threshold = (levels - MASK_LEVELS // 2).to(torch.int16).to(device).view(-1, 1, 1, 1)
+        # What is kept is scaled for the level, so that the mean is exact.
+        self.scale = (MASK_LEVELS / (MASK_LEVELS - levels).double()).to(dtype).to(device).view(-1, 1, 1, 1)
         self.streams = [generator(seed, "dropout", device) for seed in seeds]
         self.words = torch.empty(len(seeds), words, dtype=torch.int64, device=device)
         self.bits = self.words.view(torch.int16)[:, : layers * batch * width].view(len(seeds), *shape)

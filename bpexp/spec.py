@@ -22,6 +22,9 @@ from bpexp.init import INITS
 RECORD_VERSION = 1
 """The version of the record format; part of every identity, so that a new format is never mixed with an old one."""
 
+MASK_LEVELS = 2**16
+"""The probabilities that a dropout mask can tell apart: sixteen random bits decide a unit."""
+
 ACTIVATIONS = (
     "elu",
     "gelu",

@@ -5,16 +5,20 @@ from __future__ import annotations
 import math
 import operator
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from bpexp.data import DATA, check_sizes
 from bpexp.init import unknown_choice
-from bpexp.spec import Config, Key, UserError, flatten, keys
+from bpexp.spec import MASK_LEVELS, Config, Key, UserError, flatten, keys
 
 LARGEST_INTEGER = 2**63 - 1
 """What a column of the results can hold."""
+
+PRECISION = {"float32": (2.0**-126, (2 - 2.0**-23) * 2.0**127), "float64": (2.0**-1022, sys.float_info.max)}
+"""The smallest normal and the largest number of each dtype: beyond, a value is not what the network gets."""
 
 CRITERION_MEASURES = ("train_loss", "train_accuracy", "val_loss", "val_accuracy", "grad_norm")
 COMPARISONS: dict[str, Callable[[float, float], bool]] = {
@@ -105,7 +109,25 @@ def _check_number(declared: Key, value: float) -> None:
         raise UserError(f"{declared.name}: {value} is out of range; must be at most {LARGEST_INTEGER}")
 
 
+def _check_precision(config: Config) -> None:
+    """Refuse a number that the networks' dtype, or the masks' levels, would take for another."""
+    smallest, largest = PRECISION[config.dtype]
+    values = flatten(config)
+    for name, declared in keys().items():
+        value = values[name]
+        if declared.type is float and value and not smallest <= abs(value) <= largest:
+            raise UserError(
+                f"{name}: {value} is out of range; {config.dtype} tells numbers from {smallest:.2g} to {largest:.2g}"
+            )
+    dropout = config.model.dropout
+    if dropout and not 1 <= round(dropout * MASK_LEVELS) < MASK_LEVELS:
+        raise UserError(
+            f"model.dropout: {dropout} is out of range; masks tell probabilities {1 / MASK_LEVELS:.2g} apart"
+        )
+
+
 def _check_together(config: Config) -> None:
+    _check_precision(config)
     if config.loss == "cross_entropy" and DATA[config.data.name].task == "regression":
         raise UserError(f"loss: cross_entropy needs classes, which {config.data.name} has not; choose mse")
     _check_applies("optimizer.momentum", config.optimizer.momentum, "optimizer", config.optimizer.name, unused="sgd")

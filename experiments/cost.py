@@ -10,6 +10,7 @@ folder as steps, networks, measuring and memory.parquet, figures as figures/*.sv
 
 from __future__ import annotations
 
+import functools
 import statistics
 import sys
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from bpexp import entry
 from experiments.cost_sides import Choice, Ours, Size, Torch, buffer_bytes, choices, compiled, saved_bytes
-from experiments.cost_timing import median_interval, one_thread, processor, ratios, take_turns, wall
+from experiments.cost_timing import Side, median_interval, one_thread, processor, ratios, take_turns, wall
 
 if TYPE_CHECKING:
     import polars
@@ -40,14 +41,14 @@ class Effort:
 
 
 SCALES = {
-    "smoke": "All rows but torch.compile, 9 rounds of short turns: the intervals are wide.",
-    "default": "All rows but torch.compile, 41 rounds.",
-    "full": "All rows, torch.compile among them, 201 rounds.",
+    "smoke": "All rows but those of torch.compile, 7 rounds: the intervals are wide.",
+    "default": "All rows but those of torch.compile, 31 rounds.",
+    "full": "All rows, those of torch.compile among them, 201 rounds.",
 }
 EFFORTS = {
-    "smoke": Effort(rounds=9, seconds=0.003, choosing=2),
-    "default": Effort(rounds=41, seconds=0.02, choosing=5),
-    "full": Effort(rounds=201, seconds=0.03, choosing=15, compile=True),
+    "smoke": Effort(rounds=7, seconds=0.002, choosing=2),
+    "default": Effort(rounds=31, seconds=0.01, choosing=7),
+    "full": Effort(rounds=201, seconds=0.03, choosing=25, compile=True),
 }
 
 TARGETS = {
@@ -111,8 +112,8 @@ def measure(scale: str, effort: Effort, report: Report) -> dict[str, polars.Data
 def time_steps(size: Size, effort: Effort) -> list[dict[str, Any]]:
     """Return a row for each side of torch that the product is compared with."""
     ensemble = size.ensemble()
-    choice = choose(size, effort)
-    sides = {"ours": Ours(ensemble), str(choice): Torch(ensemble, choice)}
+    choice = choose(replace(size, networks=1), effort)
+    sides: dict[str, Side] = {"ours": Ours(ensemble), str(choice): Torch(ensemble, choice)}
     if effort.compile and size.networks == 1:
         other = compiled(choice)
         sides[str(other)] = Torch(ensemble, other)
@@ -137,9 +138,10 @@ def time_steps(size: Size, effort: Effort) -> list[dict[str, Any]]:
     return rows
 
 
+@functools.cache
 def choose(size: Size, effort: Effort) -> Choice:
-    """Return the fastest choice of torch for a size."""
-    ensemble = replace(size, networks=1).ensemble()
+    """Return the fastest choice of torch for one network."""
+    ensemble = size.ensemble()
     sides = {choice: Torch(ensemble, choice) for choice in choices(size.activation)}
     taken = take_turns({str(choice): side for choice, side in sides.items()}, effort.choosing, effort.seconds)
     return min(sides, key=lambda choice: statistics.median(processor(taken[str(choice)])))
@@ -150,7 +152,7 @@ def time_networks(count: int, activation: str, effort: Effort) -> dict[str, Any]
     size = replace(SIDE_BY_SIDE, networks=count, activation=activation)
     ensemble = size.ensemble()
     one = replace(size, networks=1)
-    sides = {"ours": Ours(ensemble), "torch": Torch(one.ensemble(), choose(one, effort))}
+    sides: dict[str, Side] = {"ours": Ours(ensemble), "torch": Torch(one.ensemble(), choose(one, effort))}
     taken = take_turns(sides, effort.rounds, effort.seconds)
     ours, torch = ([second / n for second in processor(taken[name])] for name, n in (("ours", count), ("torch", 1)))
     found = median_interval(ratios(torch, ours))

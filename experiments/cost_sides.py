@@ -62,16 +62,20 @@ class Ours:
 
     def __init__(self, ensemble: Ensemble, *, measure: bool = False) -> None:
         self.ensemble, self.start = ensemble, ensemble.values.clone()
-        self.step = self._measured if measure else self._plain
+        self.step = self._measured_step if measure else self._step
 
     def reset(self) -> None:
         self.ensemble.values.copy_(self.start)
 
-    def _plain(self) -> None:
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step()
+
+    def _step(self) -> None:
         self.ensemble.differentiate()
         self.ensemble.update()
 
-    def _measured(self) -> None:
+    def _measured_step(self) -> None:
         from bpexp.measures import MEASURES
 
         ensemble = self.ensemble
@@ -141,7 +145,7 @@ class Torch:
 
         def step() -> None:
             optimizer.zero_grad(set_to_none=choice.set_to_none)
-            forward().backward()
+            forward().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
 
         self.models.append(model)
@@ -157,9 +161,11 @@ class Torch:
             for parameter, start in zip(self.parameters(), self.start, strict=True):
                 parameter.copy_(start)
 
-    def step(self) -> None:
+    def run(self, steps: int) -> None:
+        """Take the steps of one network, then those of the next: each finds its own numbers in the caches."""
         for step in self.steps:
-            step()
+            for _ in range(steps):
+                step()
 
 
 def compiled(choice: Choice) -> Choice:

@@ -172,7 +172,7 @@ def make_section(tables: Mapping[str, polars.DataFrame], scales: Mapping[str, st
         name="cost",
         title="What a training step costs",
         question="Does a backward pass written by hand, recorded once and replayed, cost more than torch's own?",
-        prediction="It costs less, for nothing is allocated and nothing looked up. Of torch's time a step takes at most "
+        prediction="It costs less, for nothing is allocated or looked up. Of torch's time a step takes at most "
         + "; ".join(f"{row['target']:.3f} at {row['size']}" for row in targets.iter_rows(named=True))
         + ". Where matrix products take all the time, both take the same.",
         answer=answer(tables["steps"]),

@@ -16,7 +16,8 @@ from typing import Protocol
 
 from bpexp.statistics import LEVEL, Interval
 
-WARM_UP = 3
+FEWEST = 5
+"""Steps of a turn: enough that the first, which finds the other side's numbers in the caches, does not decide."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Side(Protocol):
     def reset(self) -> None:
         """Go back to the state before the first step, so that every turn does the same work."""
 
-    def step(self) -> object:
-        """Do it once."""
+    def run(self, steps: int) -> None:
+        """Do so many steps."""
 
 
 Clock = Callable[[], Seconds]
@@ -67,16 +68,18 @@ def one_thread() -> Iterator[None]:
 def take_turns(sides: Mapping[str, Side], rounds: int, seconds: float, clock: Clock = now) -> dict[str, list[Seconds]]:
     """Return what a step of each side took in each of N rounds.
 
-    In a round every side has a turn of as many steps as take the slowest about `seconds`, and the next round goes
-    through them backwards: whatever slows the machine down for a while slows all of them.
+    In a round every side has a turn of about `seconds`, FEWEST steps at least, and the next round goes through them
+    backwards: whatever slows the machine down for a while slows all of them.
     """
-    warmed = [_turn(side, WARM_UP, clock).wall for side in sides.values()]
-    steps = max(1, round(seconds / max(*warmed, 1e-9)))
+    steps = {}
+    for name, side in sides.items():
+        _turn(side, FEWEST, clock)
+        steps[name] = max(FEWEST, round(seconds / max(_turn(side, FEWEST, clock).wall, 1e-9)))
     order = list(sides)
     taken: dict[str, list[Seconds]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name in order:
-            taken[name].append(_turn(sides[name], steps, clock))
+            taken[name].append(_turn(sides[name], steps[name], clock))
         order.reverse()
     return taken
 
@@ -84,8 +87,7 @@ def take_turns(sides: Mapping[str, Side], rounds: int, seconds: float, clock: Cl
 def _turn(side: Side, steps: int, clock: Clock) -> Seconds:
     side.reset()
     start = clock()
-    for _ in range(steps):
-        side.step()
+    side.run(steps)
     return clock().since(start, steps)
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from bpexp.dropout import LEVELS, Masks
+from bpexp.dropout import MASK_LEVELS, Masks
 
 SHAPE = (3, 32, 50)
 DEVIATIONS = 5.0
@@ -42,8 +42,8 @@ def test_probability_and_scale_of_each_network():
         assert_share(of_network == 0, p)
         kept = of_network[of_network != 0]
         assert (kept == kept[0]).all()
-        level = round(p * LEVELS) / LEVELS
-        assert abs(level - p) <= 0.5 / LEVELS
+        level = round(p * MASK_LEVELS) / MASK_LEVELS
+        assert abs(level - p) <= 0.5 / MASK_LEVELS
         assert float(kept[0]) == pytest.approx(1 / (1 - level), rel=1e-15)
         # The mean of a mask is 1: kept units stand for the dropped ones.
         bound = DEVIATIONS * math.sqrt(level / (1 - level) / of_network.numel())
@@ -99,12 +99,12 @@ def test_restore_draws_the_same_again():
 
 
 @pytest.mark.parametrize(
-    ("p", "scale"), [(0.0, 1.0), (1e-9, 1.0), (1 - 1e-9, float(LEVELS)), (0.999999, float(LEVELS))]
+    ("p", "scale"), [(0.0, 1.0), (1e-9, 1.0), (1 - 1e-9, float(MASK_LEVELS)), (0.999999, float(MASK_LEVELS))]
 )
 def test_probabilities_near_the_ends(p, scale):
     values = filled(masks([p], shape=(4, 64, 64), dtype=torch.float32), 40)
     assert set(values.unique().tolist()) == {0.0, scale} if p > 0.5 else {1.0}
-    assert_share(values == 0, 1 - 1 / LEVELS if p > 0.5 else 0.0)
+    assert_share(values == 0, 1 - 1 / MASK_LEVELS if p > 0.5 else 0.0)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 3), (3, 5, 7), (2, 3, 5), (1, 2, 2)])

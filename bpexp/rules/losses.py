@@ -51,12 +51,12 @@ def index_slope(
 ) -> Tensor:
     axis = class_axis(x)
     index = target.long().unsqueeze(axis)
-    ignored = index == ignore_index
-    index = index.masked_fill(ignored, 0)
+    kept = index != ignore_index
+    index = torch.where(kept, index, 0)
     weights = 1.0 if weight is None else weight[index]
-    scale = (~ignored).to(x.dtype)
+    scale = kept.to(x.dtype)
     if reduction == "mean":
-        scale = (scale / (scale * weights).sum()).masked_fill(ignored, 0.0)  # 0, not 0 / 0, if every row is ignored
+        scale = torch.where(kept, scale / (scale * weights).sum(), 0.0)  # 0, not 0 / 0, where every row is ignored
     hit = (1 - label_smoothing) * weights * scale
     smooth = label_smoothing / classes(x) * scale
     total = hit + smooth * (x.shape[axis] if weight is None else weight.sum())
