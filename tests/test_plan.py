@@ -127,3 +127,20 @@ def test_recording_draws_nothing_from_a_stream_that_a_replay_would_draw(mean_squ
         noisy = x + torch.empty_like(x).normal_(generator=generator)
         z = torch.baddbmm(parameters[1][:, None], noisy, parameters[0].mT)
         torch.testing.assert_close(loss, z.square().mean((1, 2)), rtol=0, atol=1e-12)
+
+
+def test_a_parameter_that_leads_nowhere_is_refused(mean_square):
+    parameters, x = network(1, 0, 4)
+    spare = torch.zeros(1, 2, 3, dtype=torch.float64)
+    with pytest.raises(PlanError, match=r"nothing leads from a parameter of shape \(1, 2, 3\) to the loss"):
+        Plan(lambda x: mean_square(RULES["linear"](x, *parameters)), (x,), [*parameters, spare])
+
+
+def test_autocast_is_refused(mean_square):
+    parameters, x = network(1, 0, 4)
+    x, *parameters = (tensor.float() for tensor in (x, *parameters))
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(PlanError, match="linear: a plan does not record under autocast"),
+    ):
+        Plan(lambda x: mean_square(RULES["linear"](x, *parameters)), (x,), parameters)

@@ -101,7 +101,7 @@ class Plan:
         for parameter, share in zip(self.parameters, self.grads, strict=True):
             grad = self.gradients.get(id(parameter))
             if grad is None:
-                continue
+                raise PlanError(f"nothing leads from a parameter of shape {tuple(parameter.shape)} to the loss")
             key, whole = key_of(grad), grad.numel() * grad.itemsize
             aligned = (share.storage_offset() * share.itemsize) % 64 == 0
             if (
