@@ -34,8 +34,8 @@ def gain_map(cells: polars.DataFrame) -> Figure:
     columns = sorted(
         dict.fromkeys(cells.select("model.activation", "series").iter_rows()), key=lambda c: activations.index(c[0])
     )
-    wide = max(0.46 * len(columns), 2.4)
-    figure = new_figure(wide + 2.3, 2 * 0.42 * len(depths) + 2.9)
+    wide = max(0.34 * len(columns), 2.4)
+    figure = new_figure(wide + 1.9, 2 * 0.42 * len(depths) + 2.6)
     gain_axes, trained_axes = figure.subplots(2, 1, sharex=True)
     at = {(row["model.depth"], row["model.activation"], row["series"]): row for row in cells.iter_rows(named=True)}
     grid = [[at.get((depth, *column)) for column in columns] for depth in depths]

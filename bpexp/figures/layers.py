@@ -19,7 +19,7 @@ MEASURE_LABELS = {
     "activation_rms": "activation_rms (1)",
     "train_loss": "train_loss",
 }
-PANEL_WIDTH, PANEL_HEIGHT = 2.1, 1.75
+PANEL_WIDTH, PANEL_HEIGHT = 1.55, 1.6
 LARGEST_RISE = 30.0
 MARGIN = 2.0  # factor between the data and the edge of a logarithmic axis
 PLACES: dict[str, dict[str, Any]] = {
