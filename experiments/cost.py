@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpexp import entry
-from experiments.cost_sides import Choice, Ours, Size, Torch, buffer_bytes, choices, compiled, saved_bytes
+from experiments.cost_sides import Choice, Ours, Size, Torch, buffer_bytes, can_compile, choices, compiled, saved_bytes
 from experiments.cost_timing import Side, median_interval, one_thread, processor, ratios, take_turns, wall
 
 if TYPE_CHECKING:
@@ -32,8 +32,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Effort:
-    """How long a scale measures: N rounds, seconds of a turn, rounds to choose torch's side; torch.compile or not."""
+    """How long a scale measures: N rounds, seconds of a turn, and rounds to find torch's fastest side.
 
+    Without such rounds torch's side is the first of its choices. torch.compile needs up to a minute a row.
+    """
+
+    activations: tuple[str, ...]
     rounds: int
     seconds: float
     choosing: int
@@ -41,14 +45,14 @@ class Effort:
 
 
 SCALES = {
-    "smoke": "All rows but those of torch.compile, 7 rounds: the intervals are wide.",
-    "default": "All rows but those of torch.compile, 31 rounds.",
-    "full": "All rows, those of torch.compile among them, 201 rounds.",
+    "smoke": "The rows with relu, 7 rounds: the intervals are wide, and torch's side is not chosen for each row.",
+    "default": "The rows with relu and tanh, 21 rounds.",
+    "full": "The rows with relu and tanh, against torch.compile too where there is a C++ compiler, 201 rounds.",
 }
 EFFORTS = {
-    "smoke": Effort(rounds=7, seconds=0.002, choosing=2),
-    "default": Effort(rounds=31, seconds=0.01, choosing=7),
-    "full": Effort(rounds=201, seconds=0.03, choosing=25, compile=True),
+    "smoke": Effort(("relu",), rounds=7, seconds=0.002, choosing=0),
+    "default": Effort(("relu", "tanh"), rounds=21, seconds=0.01, choosing=5),
+    "full": Effort(("relu", "tanh"), rounds=201, seconds=0.03, choosing=25, compile=True),
 }
 
 TARGETS = {
@@ -59,7 +63,6 @@ TARGETS = {
 }
 """What was asked: the time of a step over torch's is at most this. Rows with relu were asked, those with tanh show."""
 ASKED = "relu"
-ACTIVATIONS = ("relu", "tanh")
 
 SIDE_BY_SIDE = Size(1, 10, 32, 128)
 COUNTS = (1, 2, 4, 8, 16, 32)
@@ -93,7 +96,7 @@ def measure(scale: str, effort: Effort, report: Report) -> dict[str, polars.Data
     import polars
     import torch
 
-    sizes = [replace(size, activation=activation) for activation in ACTIVATIONS for size in TARGETS]
+    sizes = [replace(size, activation=activation) for activation in effort.activations for size in TARGETS]
     steps: list[dict[str, Any]] = []
     measuring, memory = [], []
     with one_thread():
@@ -103,7 +106,7 @@ def measure(scale: str, effort: Effort, report: Report) -> dict[str, polars.Data
             measuring.append(time_measuring(size, effort))
             memory.append(count_memory(size))
         report(f"timing 1 to {COUNTS[-1]} networks of {SIDE_BY_SIDE.name}")
-        networks = [time_networks(count, activation, effort) for activation in ACTIVATIONS for count in COUNTS]
+        networks = [time_networks(count, activation, effort) for activation in effort.activations for count in COUNTS]
     made = {"scale": scale, "torch": torch.__version__, "instructions": torch.backends.cpu.get_cpu_capability()}
     tables = {"steps": steps, "networks": networks, "measuring": measuring, "memory": memory, "scale": [made]}
     return {name: polars.DataFrame(rows, infer_schema_length=None) for name, rows in tables.items()}
@@ -114,7 +117,7 @@ def time_steps(size: Size, effort: Effort) -> list[dict[str, Any]]:
     ensemble = size.ensemble()
     choice = choose(replace(size, networks=1), effort)
     sides: dict[str, Side] = {"ours": Ours(ensemble), str(choice): Torch(ensemble, choice)}
-    if effort.compile and size.networks == 1:
+    if effort.compile and size.networks == 1 and can_compile():
         other = compiled(choice)
         sides[str(other)] = Torch(ensemble, other)
     taken = take_turns(sides, effort.rounds, effort.seconds)
@@ -141,6 +144,8 @@ def time_steps(size: Size, effort: Effort) -> list[dict[str, Any]]:
 @functools.cache
 def choose(size: Size, effort: Effort) -> Choice:
     """Return the fastest choice of torch for one network."""
+    if effort.choosing == 0:
+        return choices(size.activation)[0]
     ensemble = size.ensemble()
     sides = {choice: Torch(ensemble, choice) for choice in choices(size.activation)}
     taken = take_turns({str(choice): side for choice, side in sides.items()}, effort.choosing, effort.seconds)
@@ -163,7 +168,7 @@ def time_measuring(size: Size, effort: Effort) -> dict[str, Any]:
     """Return the row of a step that is measured, over a plain one; and what it adds at the default interval."""
     ensemble = size.ensemble()
     sides = {"plain": Ours(ensemble), "measured": Ours(ensemble, measure=True)}
-    taken = take_turns(sides, effort.rounds, effort.seconds)
+    taken = take_turns(sides, max(7, effort.rounds // 3), effort.seconds)
     found = median_interval(ratios(processor(taken["measured"]), processor(taken["plain"])))
     every = size.configs()[0].train.measure_every
     return {**described(size), **interval("ratio", found), "every": every, "added": (found.mean - 1) / every}

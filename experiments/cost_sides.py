@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -171,6 +173,11 @@ class Torch:
 def compiled(choice: Choice) -> Choice:
     """Return the choice under torch.compile, which decides about `inplace` itself."""
     return replace(choice, inplace=False, compiled=True)
+
+
+def can_compile() -> bool:
+    """Whether there is the C++ compiler that torch.compile needs."""
+    return any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
 
 
 def buffer_bytes(ensemble: Ensemble, *, measure: bool = False) -> int:

@@ -161,7 +161,7 @@ def best(networks: polars.DataFrame) -> str:
         f"{row['speedup']:.1f} times at R = {row['networks']} with {row['activation']}"
         for row in rows.iter_rows(named=True)
     ]
-    return f"Most is gained by few: up to {', '.join(parts)}. A network's own products are the limit, and tanh itself."
+    return f"Up to {', '.join(parts)}. Past a few networks the matrix products are the limit, and tanh itself."
 
 
 def make_section(tables: Mapping[str, polars.DataFrame], scales: Mapping[str, str]) -> Section:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from bpexp.statistics import LEVEL, Interval
 
-FEWEST = 5
+FEWEST = 3
 """Steps of a turn: enough that the first, which finds the other side's numbers in the caches, does not decide."""
 
 
