@@ -128,7 +128,7 @@ def read_sweep(
     jobs = read_results(folder)["job"].to_list()
     frames = []
     for job in jobs:
-        path = _job_folder(folder, job) / RECORDS_FILE
+        path = job_folder(folder, job) / RECORDS_FILE
         if not path.exists():
             continue
         frame = _read(path, SCHEMA)
@@ -142,6 +142,6 @@ def read_sweep(
     return polars.concat(frames) if frames else polars.DataFrame(schema={"job": polars.String(), **SCHEMA})
 
 
-def _job_folder(folder: Path, job: str) -> Path:
+def job_folder(folder: Path, job: str) -> Path:
     """Return a job's folder: below the sweep's, or the folder itself after a single run."""
-    return folder if (folder / RECORDS_FILE).exists() else folder / job
+    return folder / job if (folder / job).is_dir() else folder

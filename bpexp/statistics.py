@@ -49,7 +49,9 @@ def geometric_interval(values: Iterable[float | None]) -> Interval:
     """
     logs = [math.log(value) for value in values if value is not None and 0 < value < math.inf]
     found = mean_interval(logs)
-    return Interval(math.exp(found.mean), math.exp(found.low), math.exp(found.high), found.count)
+    with np.errstate(over="ignore"):
+        mean, low, high = (float(np.exp(value)) for value in (found.mean, found.low, found.high))
+    return Interval(mean, low, high, found.count)
 
 
 def decide(measured: Interval, low: float, high: float) -> str:

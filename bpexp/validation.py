@@ -132,6 +132,8 @@ def _check_together(config: Config) -> None:
         raise UserError(f"loss: cross_entropy needs classes, which {config.data.name} has not; choose mse")
     _check_applies("optimizer.momentum", config.optimizer.momentum, "optimizer", config.optimizer.name, unused="sgd")
     _check_applies("clip.threshold", config.clip.threshold, "clip", config.clip.name, unused="none")
+    if config.model.residual == "plain" and config.model.depth == 1:
+        raise UserError("model.residual: plain would be ignored by model.depth=1, whose input is of another size")
     if config.init.name == "zeros" and config.init.gain != 1:
         raise UserError(f"init.gain: {config.init.gain} would be ignored by init=zeros; choose another init")
     if config.init.name != "pytorch" and config.init.bias_std is None:

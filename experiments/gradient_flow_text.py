@@ -26,7 +26,7 @@ def majority(row: Mapping[str, Any]) -> str:
 
 def report_lines(folder: Path, tables: Mapping[str, polars.DataFrame]) -> list[str]:
     """Return the summary that is printed: of one network its layers, of a sweep its cells."""
-    from bpexp import dashboard
+    from bpexp.dashboard import hint
     from bpexp.records import read_results
 
     cells = tables["cells"]
@@ -36,8 +36,7 @@ def report_lines(folder: Path, tables: Mapping[str, polars.DataFrame]) -> list[s
     else:
         lines += sweep_lines(cells)
     lines += ["", f"figures: {folder / 'figures'}"]
-    hint = getattr(dashboard, "hint", None)
-    return lines if hint is None else [*lines, str(hint(folder))]
+    return [*lines, hint(folder)]
 
 
 def network_lines(result: Mapping[str, Any], tables: Mapping[str, polars.DataFrame]) -> list[str]:

@@ -61,11 +61,13 @@ def networks(folder: Path) -> dict[str, Any]:
     """
     import polars
 
+    from bpexp.records import job_folder
+
     sweeps = sorted(folder.rglob("results.parquet"))
     if not sweeps:
         return {}
     frames = [polars.read_parquet(sweep, columns=["job", "seed", "status"]) for sweep in sweeps]
-    jobs = [_job_folder(sweep.parent, job) for sweep, frame in zip(sweeps, frames, strict=True) for job in frame["job"]]
+    jobs = [job_folder(sweep.parent, job) for sweep, frame in zip(sweeps, frames, strict=True) for job in frame["job"]]
     frame = polars.concat(frames)
     return {
         "trained": len(frame),
@@ -73,11 +75,6 @@ def networks(folder: Path) -> dict[str, Any]:
         "seeds": frame["seed"].unique().sort().to_list(),
         "other_commits": sum(read_json(job / RUN_FILE).get("commit") != current_commit() for job in jobs),
     }
-
-
-def _job_folder(sweep: Path, job: str) -> Path:
-    """Return the folder of a job: the sweep's own where a single configuration ran."""
-    return sweep / job if (sweep / job).is_dir() else sweep
 
 
 def describe(origin: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -144,3 +144,37 @@ def test_autocast_is_refused(mean_square):
         pytest.raises(PlanError, match="linear: a plan does not record under autocast"),
     ):
         Plan(lambda x: mean_square(RULES["linear"](x, *parameters)), (x,), parameters)
+
+
+def every_sample():
+    for rule in list(RULES.values()):
+        for sample in rule.samples(torch.Generator().manual_seed(0)):
+            yield pytest.param(rule, sample, id=f"{rule.name}-{sample.name}")
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")  # torch's, of samples that broadcast
+@pytest.mark.parametrize("keep", [False, True], ids=["reused-buffers", "kept-buffers"])
+@pytest.mark.parametrize(("rule", "sample"), list(every_sample()))
+def test_every_rule_replays_as_its_function(rule, sample, keep):
+    wanted = {argument for gradient in rule.backward for argument in gradient.arguments}
+    args = [a.clone() if isinstance(a, torch.Tensor) else a for a in sample.args]
+    places = [
+        place
+        for place, a in enumerate(args)
+        if isinstance(a, torch.Tensor)
+        and a.is_floating_point()
+        and rule.parameters[min(place, len(rule.parameters) - 1)] in wanted
+    ]
+    total = RULES["sum"]
+    tensors = [a for a in args if isinstance(a, torch.Tensor)]
+    plan = Plan(lambda *_: total(rule(*args), None, False), tensors, [args[place] for place in places], keep=keep)
+    for _ in range(2):
+        for place in places:
+            args[place].mul_(1.25)
+        leaves = list(args)
+        for place in places:
+            leaves[place] = args[place].clone().requires_grad_()
+        expected = rule(*leaves).sum()
+        torch.testing.assert_close(plan.step(), expected.detach(), rtol=1e-12, atol=1e-12, equal_nan=True)
+        grads = torch.autograd.grad(expected, [leaves[place] for place in places])
+        torch.testing.assert_close(list(plan.grads), list(grads), rtol=1e-12, atol=1e-12, equal_nan=True)

@@ -4,6 +4,7 @@ Nothing here knows a rule. What a rewrite leaves away or puts in another form is
 that keep more or less of what they compute agree bit for bit.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -314,7 +315,7 @@ def single_forms(
     if in_place is not None and key_of(args[0]) == key_of(output):
         yield partial(in_place, *args[1:], **kwargs)
     for function in (getattr(place, operator.name, None) for place in (torch, torch._C._nn)):  # noqa: SLF001
-        if function is not None:
+        if function is not None and (output.dim() > 0 or keeps_shape(function, args, kwargs, output)):
             yield partial(function, *args, **kwargs, out=output)
     out = getattr(packet, "out", None)
     if out is not None and torch.Tag.generated not in out.tags:  # a generated one allocates its result, and copies it
@@ -326,6 +327,17 @@ def single_forms(
             in_place(*args[1:], **kwargs)
 
         yield copied_before
+
+
+def keeps_shape(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> bool:
+    """Whether `out=` of a reduction to a number holds that number: torch's mse_loss makes it a tensor of all terms."""
+    trial = torch.empty_like(output)
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            function(*args, **kwargs, out=trial)
+        except (TypeError, RuntimeError, NotImplementedError):  # it has no such form
+            return False
+    return trial.shape == output.shape
 
 
 def in_place_form(operator: Operator, args: tuple[Any, ...], output: Tensor) -> Callable[..., Any] | None:

@@ -46,6 +46,7 @@ class Command:
     def __init__(self, hydra: Hydra, experiment: str, arguments: Sequence[str], *, multirun: bool) -> None:
         self.hydra, self.experiment = hydra, experiment
         self.multirun = multirun or "hydra.mode=MULTIRUN" in arguments
+        arguments = [self._folder(argument) for argument in arguments]
         self.arguments = [*arguments, f"experiment={experiment}"]
         schema = spec.SCHEMAS.get(experiment, spec.Config)
         self.given = parse(arguments, hydra.config_loader)
@@ -53,6 +54,15 @@ class Command:
         self.composer = Composer(hydra.config_loader, hydra_overrides, schema)
         for override in self.given:
             self._check(override)
+
+    def _folder(self, argument: str) -> str:
+        """Return an argument with the word of Hydra that takes effect: hydra.run.dir is the sweep's folder with -m."""
+        name, equals, value = argument.partition("=")
+        if name == "hydra.run.dir" and self.multirun:
+            return f"hydra.sweep.dir{equals}{value}"
+        if name == "hydra.sweep.dir" and not self.multirun:
+            raise UserError(f"{name}: {value!r} would be ignored without -m; set hydra.run.dir")
+        return argument
 
     def _check(self, override: Override) -> None:
         name = override.key_or_group

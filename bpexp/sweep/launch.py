@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import importlib
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from omegaconf import DictConfig
 
 from bpexp import spec
 from bpexp.spec import UserError
-from bpexp.sweep.files import write_json
+from bpexp.sweep.files import read_json, write_json
 from bpexp.sweep.hydra_files import write_hydra_files
 from bpexp.sweep.job import Job, typed
 from bpexp.sweep.progress import Progress
 from bpexp.sweep.results import RUN_FILE, current_commit, is_finished, read_run
+
+GROUPS_FILE = "groups.json"
 
 LARGEST_GROUP = 32
 """Networks side by side; on a CPU more than some 8 to 32 gain nothing."""
@@ -50,30 +52,40 @@ def _group_name(identities: Sequence[str]) -> str:
     return hashlib.sha256(" ".join(identities).encode()).hexdigest()[:10]
 
 
-def regroup(jobs: Sequence[Job], pending: Collection[str]) -> list[Job]:
+def regroup(jobs: Sequence[Job], pending: Collection[str], stored: Mapping[str, Sequence[str]]) -> list[Job]:
     """Return the jobs as they will train, where some are finished.
 
-    A group that was interrupted goes on as it was, its finished members along, so that all has the same bits. Where
-    finished members come from another grid, they keep their group, and those that are left make one of their own.
+    A group that was interrupted goes on as it was, its finished members along, so that all has the same bits: one of
+    this grid, or one that is `stored`, names of folders by group. Where finished members ran in another group, they
+    keep it, and those that are left make one of their own.
     """
+    by_name = {job.folder.name: job for job in jobs}
+    again: dict[str, str] = {}
+    for name, folders in stored.items():
+        found = [by_name[folder] for folder in folders if folder in by_name]
+        done = [job for job in found if job.identity not in pending]
+        if len(found) == len(folders) and len(done) > 0 and all(read_run(job).get("group") == name for job in done):
+            again |= dict.fromkeys([job.identity for job in found], name)
+    jobs = [dataclasses.replace(job, group=again.get(job.identity, job.group)) for job in jobs]
     members: dict[str, list[Job]] = {}
     for job in jobs:
         members.setdefault(job.group, []).append(job)
     names: dict[str, str] = {}
     for name, group in members.items():
         ran_in = {job.identity: read_run(job).get("group", "") for job in group if job.identity not in pending}
-        if any(other != name for other in ran_in.values()):
+        if name not in stored and any(other != name for other in ran_in.values()):
             left = [job.identity for job in group if job.identity in pending]
             names |= ran_in | dict.fromkeys(left, _group_name(left))
     return [dataclasses.replace(job, group=names.get(job.identity, job.group)) for job in jobs]
 
 
 def write_groups(folder: Path, jobs: Sequence[Job]) -> None:
-    """Write which jobs train together, before work starts."""
+    """Write which jobs train together, before work starts, beside the groups of earlier commands."""
     groups: dict[str, list[str]] = {}
     for job in jobs:
         groups.setdefault(job.group, []).append(job.folder.name)
-    write_json(folder / "groups.json", groups)
+    stored = read_json(folder / GROUPS_FILE)
+    write_json(folder / GROUPS_FILE, groups | stored)
 
 
 class Networks:
@@ -84,7 +96,8 @@ class Networks:
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.pending = {job.identity: job for job in jobs if job.config.sweep.fresh or not is_finished(job)}
-        self.jobs = regroup(jobs, self.pending)
+        stored = read_json(jobs[0].folder.parent / GROUPS_FILE)
+        self.jobs = regroup(jobs, self.pending, stored)
         self.reused = [job for job in self.jobs if job.identity not in self.pending]
         self.stopped = False
 
@@ -112,6 +125,7 @@ class Networks:
                 if len(kept) < len(group):
                     self._run(group, progress, kept)
                     progress.advance(len(group) - len(kept))
+        self.pending.clear()  # a sweeper that launches in batches comes again
         return [JobReturn(overrides=list(overrides), status=JobStatus.COMPLETED) for overrides in batch]
 
     def _run(self, group: Sequence[Job], progress: Progress, kept: Collection[str] = ()) -> None:

@@ -49,13 +49,19 @@ def is_finished(job: Job) -> bool:
 
 @functools.cache
 def current_commit() -> str | None:
-    """Return the commit of the program's checkout; None outside of one."""
-    command = ["git", "rev-parse", "HEAD"]
+    """Return the commit of the program's checkout, "-dirty" where the program differs from it; None outside of one."""
+    root = Path(__file__).parents[2]
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
     try:
-        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        if Path(git("rev-parse", "--show-toplevel")) != root.resolve():
+            return None  # another program's checkout that this one is installed in
+        changed = git("status", "--porcelain", "--", "bpexp", "experiments", "conf")
+        return git("rev-parse", "HEAD") + ("-dirty" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
-    return found.stdout.strip()
 
 
 def count_older(jobs: Sequence[Job]) -> int:
