@@ -1,5 +1,9 @@
-"""Drop-ins for torch.nn.functional: the same names, arguments, defaults, semantics and errors, with our backwards."""
+"""Drop-ins for torch.nn.functional: the same names, arguments, defaults, semantics and errors, with our backwards.
 
+The arithmetic and reshaping between the layers of a model (add to narrow) has the names that it has in torch.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,7 +12,7 @@ from torch import Tensor
 from torch.nn._reduction import legacy_get_string
 from torch.nn.functional import _get_softmax_dim  # type: ignore[attr-defined]  # its stub leaves it out
 
-from bpexp.rules import Rule, activations, losses, regularization
+from bpexp.rules import Rule, activations, arithmetic, losses, regularization
 from bpexp.rules import linear as linear_map
 
 
@@ -116,3 +120,40 @@ def cross_entropy(
     if weight is not None and weight.requires_grad:  # torch refuses it in its own words, while gradients are on
         F.nll_loss(input, target, weight, ignore_index=ignore_index, reduction=reduction)
     return losses.cross_entropy(input, target, weight, ignore_index, reduction, label_smoothing)
+
+
+def add(input: Tensor, other: Tensor | float, *, alpha: float = 1) -> Tensor:
+    return arithmetic.add(input, other if alpha == 1 else arithmetic.multiply(other, alpha))
+
+
+def multiply(input: Tensor, other: Tensor | float) -> Tensor:
+    return arithmetic.multiply(input, other)
+
+
+def sum(
+    input: Tensor, dim: int | tuple[int, ...] | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Tensor:
+    return arithmetic.sum(input if dtype is None else input.to(dtype), dim, keepdim)
+
+
+def mean(
+    input: Tensor, dim: int | tuple[int, ...] | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Tensor:
+    return arithmetic.mean(input if dtype is None else input.to(dtype), dim, keepdim)
+
+
+def reshape(input: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return arithmetic.reshape(input, shape)
+
+
+def transpose(input: Tensor, dim0: int, dim1: int) -> Tensor:
+    return arithmetic.transpose(input, dim0, dim1)
+
+
+def cat(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    return arithmetic.cat(dim, *tensors)
+
+
+def narrow(input: Tensor, dim: int, start: int, length: int) -> Tensor:
+    """Return `length` places of a dimension from `start` on: the rule `slice`."""
+    return arithmetic.slice(input, dim, start, start + length)

@@ -41,6 +41,8 @@ MISTAKES = [
     ("debug=maybe", "debug: 'maybe' is not true or false"),
     ("model.depth=0", "model.depth: 0 is out of range; must be at least 1"),
     ("optimizer.lr=nan", "optimizer.lr: nan is not a finite number"),
+    ("hydra.sweep.dir=here", "hydra.sweep.dir: 'here' would be ignored without -m; set hydra.run.dir"),
+    ("model.residual=plain model.depth=1", "model.residual: plain would be ignored by model.depth=1, whose input is "),
     ("optimizer.lr=1e39", "optimizer.lr: 1e+39 is out of range; float32 tells numbers from 1.2e-38 to 3.4e+38"),
     ("clip=norm clip.threshold=1e-60", "clip.threshold: 1e-60 is out of range; float32 tells numbers from 1.2e-38 "),
     ("model.dropout=1e-6", "model.dropout: 1e-06 is out of range; masks tell probabilities 1.5e-05 apart"),

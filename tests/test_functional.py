@@ -1,6 +1,7 @@
 """Every function of bpexp.functional against the function of torch that has its name."""
 
 import inspect
+import itertools
 
 import pytest
 import torch
@@ -416,3 +417,32 @@ def test_the_graph_holds_our_function_alone(name):
     assert y.grad_fn.name() == f"{name}Backward"
     leaves = [following for following, _ in y.grad_fn.next_functions if following is not None]
     assert [leaf.name() for leaf in leaves] == ["torch::autograd::AccumulateGrad"]
+
+
+ARITHMETIC = {
+    "add": ((normal(5, 3), normal(3)), {"alpha": 2.5}),
+    "multiply": ((normal(5, 3), normal(5, 1)), {}),
+    "sum": ((normal(2, 3, 4),), {"dim": (0, -1), "keepdim": True}),
+    "mean": ((normal(2, 3, 4),), {"dim": 1}),
+    "reshape": ((normal(2, 6), (3, -1)), {}),
+    "transpose": ((normal(2, 3, 4), 0, -1), {}),
+    "cat": (([normal(2, 3), normal(1, 3)],), {}),
+    "narrow": ((normal(5, 3), 0, 1, 2), {}),
+}
+
+
+@pytest.mark.parametrize("name", ARITHMETIC)
+def test_arithmetic_has_torchs_names_and_gradients(name):
+    args, options = ARITHMETIC[name]
+    results = []
+    for module in (functional, torch):
+        leaves = [a.clone().requires_grad_() for a in args if isinstance(a, torch.Tensor)]
+        listed = [[t.clone().requires_grad_() for t in a] for a in args if isinstance(a, list)]
+        given = [*leaves, *listed, *[a for a in args if not isinstance(a, torch.Tensor | list)]]
+        y = getattr(module, name)(*given, **options)
+        weights = torch.linspace(1, 2, y.numel(), dtype=y.dtype).view_as(y)
+        results.append([y, *torch.autograd.grad((y * weights).sum(), [*leaves, *itertools.chain(*listed)])])
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+    for module in (functional, torch):
+        if name in ("sum", "mean"):
+            assert getattr(module, name)(normal(3)).shape == ()

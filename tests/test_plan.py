@@ -149,6 +149,8 @@ def test_autocast_is_refused(mean_square):
 def every_sample():
     for rule in list(RULES.values()):
         for sample in rule.samples(torch.Generator().manual_seed(0)):
+            if any(isinstance(a, torch.Tensor) and a.is_complex() for a in sample.args):
+                continue  # a plan differentiates a real loss of real numbers
             yield pytest.param(rule, sample, id=f"{rule.name}-{sample.name}")
 
 

@@ -288,6 +288,33 @@ def test_large_groups_are_split_and_a_resume_continues_them(runner, monkeypatch)
     assert runner.groups == whole[2:]
 
 
+def test_a_group_of_an_earlier_grid_goes_on_as_it_was(runner):
+    sweep(*SMALL, "model.depth=2", "init=glorot", "seed=0")
+    folder, frame = sweep(*SMALL, "model.depth=2", "init=glorot", "seed=0,1,2")
+    pair = runner.groups[-1]
+    assert len(pair) == 2
+    (folder / frame["job"][2] / "run.json").unlink()
+    runner.written.clear()
+    sweep(*SMALL, "model.depth=2", "init=glorot", "seed=0,1,2")
+    assert runner.groups[-1] == pair
+    assert runner.written == pair[1:]
+    groups = read_json(folder / "groups.json")
+    assert sorted(map(len, groups.values())) == [1, 2]
+    for job in frame["job"]:
+        assert job in groups[read_json(folder / job / "run.json")["group"]]
+
+
+def test_a_sweeper_that_launches_in_batches_trains_once(runner):
+    _, frame = sweep(*SMALL, "hydra/sweeper=basic", "hydra.sweeper.max_batch_size=3")
+    assert len(frame) == len(runner.trained) == 8
+
+
+def test_run_dir_is_the_folder_of_a_sweep_as_well(runner):
+    folder, frame = sweep(*TINY, "hydra.run.dir=here")
+    assert folder == Path("here")
+    assert len(frame) == 2
+
+
 def test_groups_are_a_pure_function_of_the_jobs():
     jobs = [Job(spec.Config(seed=seed), [], str(seed), Path(str(seed))) for seed in range(3)]
     assert together(jobs) == together(jobs)

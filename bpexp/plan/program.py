@@ -299,7 +299,7 @@ def forms(
     def copied() -> None:
         results = tensors_in((operator.function(*args, **kwargs),))
         for output, result in zip(outputs, results, strict=True):
-            output.copy_(result)
+            output.copy_(result.view(output.shape))  # a formula may have squeezed the result in place
 
     yield copied
 
@@ -314,12 +314,13 @@ def single_forms(
     in_place = in_place_form(operator, args, output)
     if in_place is not None and key_of(args[0]) == key_of(output):
         yield partial(in_place, *args[1:], **kwargs)
-    for function in (getattr(place, operator.name, None) for place in (torch, torch._C._nn)):  # noqa: SLF001
-        if function is not None and (output.dim() > 0 or keeps_shape(function, args, kwargs, output)):
-            yield partial(function, *args, **kwargs, out=output)
+    functions = [getattr(place, operator.name, None) for place in (torch, torch._C._nn)]  # noqa: SLF001
     out = getattr(packet, "out", None)
     if out is not None and torch.Tag.generated not in out.tags:  # a generated one allocates its result, and copies it
-        yield partial(out, *args, **kwargs, out=output)
+        functions.append(out)
+    for function in functions:
+        if function is not None and fits(operator, partial(function, *args, **kwargs), output):
+            yield partial(function, *args, **kwargs, out=output)
     if in_place is not None and len(list(tensors_in(args))) == 1:  # another might lie where the output does
 
         def copied_before() -> None:
@@ -329,15 +330,22 @@ def single_forms(
         yield copied_before
 
 
-def keeps_shape(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> bool:
-    """Whether `out=` of a reduction to a number holds that number: torch's mse_loss makes it a tensor of all terms."""
+def fits(operator: Operator, call: Callable[..., Any], output: Tensor) -> bool:
+    """Whether a call writes an output of this shape, tried on another tensor: else torch would resize the buffer.
+
+    So does mse_loss, for one: its mean is a tensor of all terms on the way. A pointwise operator on a tensor of the
+    output's own shape needs no trial.
+    """
+    alike = any(argument.shape == output.shape for argument in operator.arguments())
+    if torch.Tag.pointwise in operator.tags and alike:
+        return True
     trial = torch.empty_like(output)
-    with warnings.catch_warnings(action="ignore"):
+    with warnings.catch_warnings(record=True, action="always") as warned:
         try:
-            function(*args, **kwargs, out=trial)
+            call(out=trial)
         except (TypeError, RuntimeError, NotImplementedError):  # it has no such form
             return False
-    return trial.shape == output.shape
+    return not warned and trial.shape == output.shape
 
 
 def in_place_form(operator: Operator, args: tuple[Any, ...], output: Tensor) -> Callable[..., Any] | None:
