@@ -67,10 +67,8 @@ def _run_group(jobs: Sequence[Job], report: Callable[[str], None], kept: Collect
         recorder.add(snapshot)
         networks = "network" if len(jobs) == 1 else "networks"
         speed = snapshot.step * len(jobs) / (time.monotonic() - started)
-        report(
-            f"depth {model.depth}, {model.activation}: {len(jobs)} {networks}, "
-            f"step {snapshot.step}/{steps}, {speed:,.0f} network-steps/s"
-        )
+        rate = f", {speed:,.0f} network-steps/s" if snapshot.step else ""
+        report(f"depth {model.depth}, {model.activation}: {len(jobs)} {networks}, step {snapshot.step}/{steps}{rate}")
     # A network's share of the group's time; what is one number for each is written for each.
     seconds = (time.monotonic() - started) / len(jobs)
     divergences = [recorder.diverged.get(network) for network in range(len(jobs))]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,32 +97,46 @@ def samples(seed: int) -> list[Sample]:
     return [Sample(name, (normal(n, i), normal(o, i), normal(o))) for name, (n, i, o) in SHAPES.items()]
 
 
-def layer() -> Any:
-    """Return the layer with your backward, as torch drives it: a torch.autograd.Function."""
+def layer(place: int, args: Sequence[Tensor]) -> Any:
+    """Return the layer as a function of one of its arguments, with your backward: a torch.autograd.Function."""
     import torch
 
     class LinearTanh(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-            y = forward(x, weight, bias)
-            ctx.save_for_backward(y, x, weight, bias)
+        def forward(ctx: Any, tensor: Tensor) -> Tensor:
+            values = [*args[:place], tensor, *args[place + 1 :]]
+            y = forward(*values)
+            ctx.save_for_backward(y, *values)
             return y
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor) -> Any:
-            wanted = zip(formulas().values(), ctx.needs_input_grad, strict=True)
-            return tuple(formula(grad, *ctx.saved_tensors) if needed else None for formula, needed in wanted)
+            return formulas()[ARGUMENTS[place]](grad, *ctx.saved_tensors)
 
     return LinearTanh
 
 
 def mistakes(calls: Sequence[Sample]) -> list[Mismatch]:
-    """Return what is wrong: for each sample the arguments that are, by the first oracle that disagrees."""
+    """Return what is wrong: for each sample the arguments that are, by the first oracle that disagrees.
+
+    Each argument is differentiated with the others frozen, so that a formula that raises hides no other's mistake.
+    """
     import torch.nn.functional as F
 
     from bpexp.check import check_function
+    from bpexp.rules import Sample
 
-    return check_function(layer(), calls, lambda x, weight, bias: F.linear(x, weight, bias).tanh(), second_order=False)
+    found = []
+    for place, argument in enumerate(ARGUMENTS):
+        for call in calls:
+
+            def truth(tensor: Tensor, place: int = place, args: Sequence[Tensor] = call.args) -> Tensor:
+                return F.linear(*args[:place], tensor, *args[place + 1 :]).tanh()
+
+            one = Sample(call.name, (call.args[place],))
+            wrong = check_function(layer(place, call.args), [one], truth, second_order=False)
+            found += [replace(miss, argument=miss.argument.replace("tensor", argument)) for miss in wrong]
+    return found
 
 
 def diagnose(argument: str, calls: Sequence[Sample]) -> str:

@@ -215,7 +215,7 @@ def section(tables: Mapping[str, polars.DataFrame]) -> Section:
     if claims is not None:
         verdicts = claims["verdict"].to_list()
         found += f" Claims 1 and 2: {verdicts.count('confirmed')} of {len(verdicts)} checks are confirmed, "
-        found += f"{verdicts.count('refuted')} refuted."
+        found += f"{verdicts.count('inconclusive')} inconclusive, {verdicts.count('refuted')} refuted."
         commands += claims["command"].to_list()
     return Section(
         name="gradient_flow",

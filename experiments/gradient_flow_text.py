@@ -58,7 +58,7 @@ def network_lines(result: Mapping[str, Any], tables: Mapping[str, polars.DataFra
         "log10 at step 0:",
         *aligned(columns, rows),
         "",
-        f"verdict: {result['verdict']}",
+        f"gradient at initialization: {result['verdict']}",
         f"backward gain a layer: {number_text(gain)}{spread}; predicted {number_text(cell['predicted_gain'])}",
         outcome_text(result),
     ]

@@ -1,26 +1,20 @@
 """The activations of the networks against torch's own functions at their defaults, and torch autograd."""
 
+import functools
+
 import pytest
 import torch
-import torch.nn.functional as F
 
 from bpexp import spec
-from bpexp.activations import ACTIVATIONS
+from bpexp.activations import ACTIVATIONS, CONSTANTS
+from bpexp.rules import RULES
 
-TORCH = {
-    "elu": F.elu,
-    "gelu": F.gelu,
-    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "hardtanh": F.hardtanh,
-    "identity": lambda x: x.clone(),
-    "leaky_relu": F.leaky_relu,
-    "relu": F.relu,
-    "selu": F.selu,
-    "sigmoid": torch.sigmoid,
-    "silu": F.silu,
-    "softplus": F.softplus,
-    "softsign": F.softsign,
-    "tanh": torch.tanh,
+TORCH = {"identity": lambda x: x.clone()} | {
+    name: functools.partial(
+        lambda rule, constants, x: rule.reference(x, *constants), RULES[name], CONSTANTS.get(name, ())
+    )
+    for name in spec.ACTIVATIONS
+    if name != "identity"
 }
 GRID = torch.cat([torch.linspace(-30, 30, 1201), torch.tensor([-1e4, -1.0, -1e-8, 0.0, 1e-8, 1.0, 20.0, 1e4])]).double()
 

@@ -51,12 +51,16 @@ def _runs(logdir: Path, folder: Path) -> list[str]:
 
 
 def _colours(jobs: Sequence[str]) -> str:
-    """Return the expression whose groups tell the colours apart: what was swept but seed, and depth unless alone."""
+    """Return the expression whose groups tell the colours apart: what every name has but seed, and depth unless alone.
+
+    A run that the expression does not match would be grey.
+    """
     values: dict[str, set[str]] = defaultdict(set)
     for job in jobs:
         for word, value in swept_values(job).items():
             values[word].add(value)
-    words = [word for word, found in values.items() if len(found) > 1 and word != "seed"]
+    everywhere = set.intersection(*[set(swept_values(job)) for job in jobs]) if jobs else set()
+    words = [word for word, found in values.items() if len(found) > 1 and word in everywhere - {"seed"}]
     words = [word for word in words if word != "depth"] or words
     # A value may hold a hyphen of its own; the last one ends at the identity.
     last = {word for job in jobs for word in list(swept_values(job))[-1:]}

@@ -30,7 +30,7 @@ def usage(hydra: Hydra, experiment: str, doc: str | None) -> str:
         ]
     schema = spec.SCHEMAS.get(experiment, spec.Config)
     lines += ["", "Keys:", *(_key_line(key, config) for key in spec.keys(schema).values())]
-    lines += ["", "hydra.run.dir=FOLDER and hydra.sweep.dir=FOLDER choose where results go."]
+    lines += ["", "hydra.run.dir=FOLDER chooses where results go."]
     return "\n".join(lines)
 
 

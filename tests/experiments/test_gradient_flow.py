@@ -412,7 +412,7 @@ def test_a_section_is_the_same_each_time_with_and_without_claims(tables):
     first, second = gradient_flow.section(whole), gradient_flow.section(whole)
     assert first == second
     assert isinstance(first, Section)
-    assert "Claims 1 and 2: 2 of 2 checks are confirmed, 0 refuted." in first.answer
+    assert "Claims 1 and 2: 2 of 2 checks are confirmed, 0 inconclusive, 0 refuted." in first.answer
     assert first.commands[0].startswith("python -m experiments.gradient_flow -m model.depth=4,8 ")
     assert len(first.commands) == 2
     assert [picture.name for picture in first.pictures] == [
@@ -474,7 +474,7 @@ def test_one_network_from_the_command_line(tmp_path, capsys):
     assert re.search(r"^first +1 +-\d\.\d\d +-\d\.\d\d ", shown, re.MULTILINE), shown
     assert re.search(r"^middle +3 ", shown, re.MULTILINE)
     assert re.search(r"^last +5 ", shown, re.MULTILINE)
-    assert re.search(r"^verdict: (healthy|vanishing)$", shown, re.MULTILINE)
+    assert re.search(r"^gradient at initialization: (healthy|vanishing)$", shown, re.MULTILINE)
     gain = re.search(r"gain a layer: (\S+) \[(\S+), (\S+)\] .*; predicted (\S+)", shown)
     measured, low, high, predicted = map(float, gain.groups())
     assert low < measured < high
