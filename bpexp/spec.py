@@ -253,7 +253,8 @@ def flatten(config: Any) -> dict[str, Any]:
     return {name: functools.reduce(getattr, name.split("."), config) for name in keys(type(config))}
 
 
-_NOT_IDENTITY = ("device", "debug", "sweep.")
+NOT_IDENTITY = ("device", "debug", "sweep.")
+"""How the keys begin that decide where and how a network trains, but nothing of what it shows."""
 
 
 def identity(config: Config) -> str:
@@ -265,7 +266,7 @@ def identity(config: Config) -> str:
     values = {
         name: float(value) + 0.0 if schema[name].type is float and value is not None else value
         for name, value in flatten(config).items()
-        if not name.startswith(_NOT_IDENTITY)
+        if not name.startswith(NOT_IDENTITY)
     }
     text = json.dumps([RECORD_VERSION, values], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]

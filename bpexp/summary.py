@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 CELL_KEYS = ("model.depth", "model.activation", "init")
 """What always names a cell; any other key that was swept does so as well."""
 
-NOT_CELL = ("seed", "device", "debug", "sweep.")
 VERDICTS = ("vanishing", "healthy", "exploding")
 PROFILE_MEASURES = ("delta_rms", "grad_norm", "activation_rms")
 TRAINING_MEASURES = ("delta_rms", "train_loss", "train_accuracy")
@@ -38,7 +37,7 @@ def config_keys(results: polars.DataFrame) -> list[str]:
     """Return the columns that are keys of the configuration."""
     declared = spec.keys()
     names = [name.removesuffix(".name") for name in declared]
-    return [name for name in names if name in results.columns and not name.startswith(NOT_CELL[1:])]
+    return [name for name in names if name in results.columns and not name.startswith(spec.NOT_IDENTITY)]
 
 
 def cell_keys(results: polars.DataFrame) -> list[str]:

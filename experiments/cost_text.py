@@ -34,7 +34,7 @@ def answer(steps: polars.DataFrame) -> str:
     asked = steps.filter("asked")
     reached = asked["verdict"].to_list().count("confirmed")
     rows = ", ".join(f"{row['ratio']:.2f} at {row['size']}" for row in asked.iter_rows(named=True))
-    text = f"{reached} of {len(asked)} asked targets are reached: our step takes {rows} of torch's time."
+    text = f"{reached} of {len(asked)} asked targets are reached, with relu: our step takes {rows} of torch's time."
     for row in steps.filter(steps["target"].is_not_null() & (steps["verdict"] != "confirmed")).iter_rows(named=True):
         text += f" {row['size']} with {row['activation']}: {row['verdict']}, "
         text += f"{spread(row, 'ratio', 3)} where {row['target']:.3f} is the target."

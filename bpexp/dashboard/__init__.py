@@ -17,18 +17,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars
 from numpy.typing import NDArray
-from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[import-untyped]
-from tensorboard.compat.proto.summary_pb2 import (  # type: ignore[import-untyped]
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import (
     DATA_CLASS_BLOB_SEQUENCE,
     DATA_CLASS_SCALAR,
     DATA_CLASS_TENSOR,
     Summary,
     SummaryMetadata,
 )
-from tensorboard.compat.proto.tensor_pb2 import TensorProto  # type: ignore[import-untyped]
-from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto  # type: ignore[import-untyped]
-from tensorboard.plugins.custom_scalar import layout_pb2 as layouts  # type: ignore[import-untyped]
-from tensorboard.plugins.hparams import api_pb2 as hparams  # type: ignore[import-untyped]
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
+from tensorboard.plugins.custom_scalar import layout_pb2 as layouts
+from tensorboard.plugins.hparams import api_pb2 as hparams
 from tensorboard.plugins.hparams import plugin_data_pb2 as sessions
 
 from bpexp import spec
@@ -45,8 +45,6 @@ MOST_STEPS = 500
 
 AXES = ("model.depth", "model.activation", "init", "seed")
 """The hyperparameters that stand first where nothing was swept."""
-
-NOT_SHOWN = ("device", "debug", "sweep.")
 
 _KINDS = {
     "simple_value": ("scalars", DATA_CLASS_SCALAR),
@@ -270,7 +268,7 @@ def _hyperparameters(
     values = {
         name.removesuffix(".name"): value
         for name, value in spec.flatten(config).items()
-        if value is not None and not name.startswith(NOT_SHOWN)
+        if value is not None and not name.startswith(spec.NOT_IDENTITY)
     }
     start = sessions.SessionStartInfo(start_time_secs=now)
     for name, value in values.items():
@@ -303,7 +301,7 @@ def _experiment(words: frozenset[str], metrics: tuple[str, ...]) -> hparams.Expe
     """Return the columns of the HParams table: what was swept first, and the outcomes."""
     infos = []
     for name, key in spec.keys().items():
-        if name.startswith(NOT_SHOWN):
+        if name.startswith(spec.NOT_IDENTITY):
             continue
         short = name.removesuffix(".name")
         kind = {bool: hparams.DATA_TYPE_BOOL, str: hparams.DATA_TYPE_STRING}.get(key.type, hparams.DATA_TYPE_FLOAT64)

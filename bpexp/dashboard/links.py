@@ -39,7 +39,7 @@ def link(logdir: Path, folder: Path, port: int = 6006) -> str:
     if colours := _colours([run.rpartition("/")[2] for run in runs]):
         query["runColorGroup"] = f"regex:{colours}"
     if len(runs) == 1:
-        query["runFilter"] = f"{runs[0].rpartition('-')[2]}$"
+        query["runFilter"] = f"{re.escape(runs[0].rpartition('-')[2])}$"
     elif folder != logdir:
         query["runFilter"] = f"^{re.escape(folder.relative_to(logdir).as_posix())}/"
     parts = "&".join(f"{name}={quote(value, safe=':,/')}" for name, value in query.items())

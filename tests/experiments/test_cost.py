@@ -207,7 +207,7 @@ def test_against_torch_compile_nothing_is_asked(monkeypatch):
 def test_the_same_tables_are_the_same_section(tables):
     section = cost.section(tables)
     assert section == cost.section({name: table.clone() for name, table in tables.items()})
-    assert section.answer.startswith("1 of 2 asked targets are reached: our step takes ")
+    assert section.answer.startswith("1 of 2 asked targets are reached, with relu: our step takes ")
     assert "L2 D5 B8 with relu: refuted" in section.answer
     assert [picture.name for picture in section.pictures] == ["step_ratios", "side_by_side"]
     assert [len(table.rows) for table in section.tables] == [4, 4, 4, 4]
