@@ -3,8 +3,10 @@
 import hashlib
 import re
 
+import matplotlib
 import polars
 import pytest
+from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.lines import Line2D
 from synthetic_sweep import make_sweep
@@ -12,7 +14,7 @@ from synthetic_sweep import make_sweep
 from bpexp import figures, summary
 from bpexp.figures.cells import gain_text, gain_ticks, luminance, verdict_text
 from bpexp.figures.layers import log_limits, named_layers
-from bpexp.figures.style import NO_METADATA, round_numbers
+from bpexp.figures.style import NO_METADATA, prefer_own_fonts, round_numbers
 
 
 def tables_of(**cells):
@@ -233,3 +235,13 @@ def test_a_png_is_the_same_each_time():
     first, second = (figures.png(figures.profiles(cells, profiles, "delta_rms")) for _ in range(2))
     assert first.startswith(b"\x89PNG")
     assert hashlib.sha256(first).hexdigest() == hashlib.sha256(second).hexdigest()
+
+
+def test_the_letters_are_those_of_matplotlibs_own_font(monkeypatch):
+    fonts = font_manager.fontManager
+    shipped = matplotlib.get_data_path()
+    monkeypatch.setattr(fonts, "ttflist", [font for font in fonts.ttflist if not font.fname.startswith(shipped)])
+    prefer_own_fonts()
+    assert font_manager.findfont("DejaVu Sans").startswith(shipped)
+    assert font_manager.findfont("DejaVu Sans:bold").startswith(shipped)
+    fonts.addfont(fonts.ttflist[0].fname)  # what was looked up is forgotten

@@ -10,10 +10,12 @@ import hashlib
 import io
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, ParamSpec
 
 import matplotlib
 import matplotlib.style
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 Parameters = ParamSpec("Parameters")
@@ -46,6 +48,21 @@ STYLE: dict[str, Any] = {
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
 }
+
+
+def prefer_own_fonts() -> None:
+    """Let matplotlib find the fonts that it ships before a system's of the same name, whose letters differ.
+
+    Its list of fonts is a file that all environments of a user share, so it may even lack those of this one.
+    """
+    fonts = font_manager.fontManager
+    for path in sorted(Path(matplotlib.get_data_path(), "fonts", "ttf").glob("*.ttf"), reverse=True):
+        fonts.addfont(path)
+        fonts.ttflist.insert(0, fonts.ttflist.pop())
+
+
+prefer_own_fonts()
+
 ROUNDED = re.compile(r'\b(?:d|x|y)="[^"]*"')
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
