@@ -404,3 +404,18 @@ def test_a_broken_reference_is_not_taken_for_a_broken_function():
 
     with pytest.raises(IndexError, match="of the reference"):
         check_function(Product, [SAMPLE], reference)
+
+
+def test_a_second_derivative_that_is_zero_may_be_none():
+    class Relu(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            ctx.save_for_backward(x)
+            return x.relu()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return grad * (ctx.saved_tensors[0] > 0)
+
+    x = torch.tensor([-1.0, 2.0, 0.5], dtype=torch.float64)
+    assert check_function(Relu, [x], torch.relu) == []
