@@ -86,7 +86,7 @@ def copied(tensor: Tensor) -> Tensor:
     source = tensor.detach()
     if differentiable(source):
         source = source.to(torch.complex128 if source.is_complex() else torch.float64)
-    storage = source.untyped_storage().clone()  # type: ignore[no-untyped-call]
+    storage = source.untyped_storage().clone()
     return source.new_empty(0).set_(storage, source.storage_offset(), source.size(), source.stride())
 
 
@@ -178,11 +178,11 @@ def tangents(function: Any, trial: Trial) -> Results:
     for names, moves in trial.directions():
         with forward_ad.dual_level():
             duals = [
-                forward_ad.make_dual(point, moves[name]) if name in moves else point  # type: ignore[no-untyped-call]
+                forward_ad.make_dual(point, moves[name]) if name in moves else point
                 for name, point in zip(trial.leaves, trial.points(), strict=True)
             ]
             for k, output in enumerate(trial.smooth(function, duals)):
-                tangent = forward_ad.unpack_dual(output).tangent  # type: ignore[no-untyped-call]
+                tangent = forward_ad.unpack_dual(output).tangent
                 found[names, f"tangent of result {k}"] = tangent
     return found
 

@@ -29,7 +29,7 @@ def mean_interval(values: Iterable[float | None]) -> Interval:
     Edge:    one value has no interval, none has no mean: NaN
     Source:  Student 1908, The probable error of a mean, doi:10.1093/biomet/6.1.1
     """
-    from scipy.special import stdtrit  # type: ignore[import-untyped]
+    from scipy.special import stdtrit
 
     finite = np.array([value for value in values if value is not None and math.isfinite(value)])
     count = len(finite)

@@ -44,7 +44,7 @@ class Plan:
         self.flat_grad = (
             torch.zeros(total, dtype=parameters[0].dtype, device=parameters[0].device) if flat is None else flat
         )
-        shares = self.flat_grad.split([p.numel() for p in parameters])  # type: ignore[no-untyped-call]
+        shares = self.flat_grad.split([p.numel() for p in parameters])
         self.grads = tuple(share.view(p.shape) for share, p in zip(shares, parameters, strict=True))
         state = torch.get_rng_state()
         with torch.no_grad():

@@ -209,7 +209,7 @@ def with_wrapped_number(operator: Operator) -> Operator:
     function = operator.function
     if operator.name in COMPARISONS:
         function = function.overloadpacket.Tensor
-    elif not isinstance(function._schema.arguments[1].type, torch.TensorType):  # noqa: SLF001
+    elif not isinstance(function._schema.arguments[1].type, torch.TensorType):  # noqa: SLF001 - as above
         return operator
     return Operator(function, (x, wrapped), operator.kwargs, operator.outputs)
 
@@ -252,7 +252,7 @@ def assign(operators: Sequence[Operator], made: set[Key], pinned: Mapping[Key, A
             elif free.get(size):
                 buffers.places[key] = (free[size].pop(), 0)
             else:
-                buffers.places[key] = (torch.UntypedStorage(size[0], device=tensor.device), 0)  # type: ignore[no-untyped-call]
+                buffers.places[key] = (torch.UntypedStorage(size[0], device=tensor.device), 0)
         for key in dying - given:
             storage = buffers.places[key][0]
             free.setdefault((storage.nbytes(), storage.device), []).append(storage)
@@ -314,7 +314,7 @@ def single_forms(
     in_place = in_place_form(operator, args, output)
     if in_place is not None and key_of(args[0]) == key_of(output):
         yield partial(in_place, *args[1:], **kwargs)
-    functions = [getattr(place, operator.name, None) for place in (torch, torch._C._nn)]  # noqa: SLF001
+    functions = [getattr(place, operator.name, None) for place in (torch, torch._C._nn)]  # noqa: SLF001 - mse_loss's place
     out = getattr(packet, "out", None)
     if out is not None and torch.Tag.generated not in out.tags:  # a generated one allocates its result, and copies it
         functions.append(out)

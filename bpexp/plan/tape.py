@@ -29,7 +29,7 @@ class Call:
 
 
 @dataclass
-class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Tape(TorchDispatchMode):
     """Receives rules' calls, and the torch operators under each of them."""
 
     known: dict[int, Tensor]
@@ -42,8 +42,8 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
     inside: bool = False
 
     def __post_init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.versions = {identity: tensor._version for identity, tensor in self.known.items()}  # noqa: SLF001
+        super().__init__()  # type: ignore[no-untyped-call]  # it carries no types
+        self.versions = {identity: version_of(tensor) for identity, tensor in self.known.items()}
 
     def record(self, rule: Rule, args: tuple[Any, ...]) -> Tensor:
         if rule.autocast is not None and any(
@@ -58,7 +58,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise PlanError(f"{rule.name}: returned its own argument")
         self.calls.append(Call(rule, args, y))
         self.known[id(y)] = y
-        self.versions[id(y)] = y._version  # noqa: SLF001
+        self.versions[id(y)] = version_of(y)
         return y
 
     def check(self, rule: Rule, tensor: Tensor) -> None:
@@ -69,7 +69,7 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 f"{rule.name}: an argument of shape {shape} was made outside the rules{how}; its gradient would be "
                 "missing. Use bpexp.functional, or pass it as an input of the plan"
             )
-        if self.versions[id(tensor)] != tensor._version:  # noqa: SLF001
+        if self.versions[id(tensor)] != version_of(tensor):
             raise PlanError(f"{rule.name}: an argument of shape {shape} was changed in place outside the rules")
 
     @contextmanager
@@ -99,3 +99,8 @@ class Tape(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if fresh or writes(func):
             self.operators.append(Operator(func, args, kwargs, fresh))
         return result
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often a tensor was changed in place."""
+    return int(tensor._version)  # noqa: SLF001 - torch's only count of it

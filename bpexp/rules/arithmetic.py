@@ -96,7 +96,7 @@ def spread(grad: Tensor, x_shape: torch.Size, dim: Dims) -> Tensor:
     return grad.reshape(kept_shape(x_shape, dim)).expand(x_shape)
 
 
-def cat_backward(grad: Tensor, dim: int, tensors_shape: tuple[torch.Size, ...]) -> tuple[Tensor, ...]:
+def split_back(grad: Tensor, dim: int, tensors_shape: tuple[torch.Size, ...]) -> tuple[Tensor, ...]:
     return grad.split_with_sizes([shape[dim] for shape in tensors_shape], dim)
 
 
@@ -188,7 +188,7 @@ slice = Rule(
 cat = Rule(
     "cat",
     lambda dim, *tensors: torch.cat(tensors, dim),
-    {"tensors": cat_backward},
+    {"tensors": split_back},
     lambda dim, *tensors: torch.cat(tensors, dim),
     samples_of(
         ("batch", [(5, 3), (2, 3)], (0,)),

@@ -97,9 +97,9 @@ class Rule:
         if self.autocast is not None:
             args = autocast(self.autocast, args)
         # Compilation with fullgraph=True refuses a Function that has its own jvp; elsewhere it would save more.
-        forward_mode = not torch.compiler.is_compiling() and forward_ad._current_level >= 0  # noqa: SLF001
+        forward_mode = not torch.compiler.is_compiling() and forward_ad._current_level >= 0  # noqa: SLF001 - no other says
         function = self.forward_mode if forward_mode else self.function
-        result: torch.Tensor = function.apply(*args)  # type: ignore[no-untyped-call]
+        result: torch.Tensor = function.apply(*args)
         return result
 
 
@@ -229,7 +229,7 @@ def autograd_function(
             return tuple(results)
 
     RuleFunction.__name__ = RuleFunction.__qualname__ = name
-    RuleFunction._backward_cls.__name__ = f"{name}Backward"  # noqa: SLF001
+    RuleFunction._backward_cls.__name__ = f"{name}Backward"  # noqa: SLF001 - how a graph shows it
     return RuleFunction
 
 
