@@ -116,11 +116,12 @@ def test_batches_are_filled_in_place():
     assert (batches.x.data_ptr(), batches.y.data_ptr()) == before
 
 
-def test_a_part_as_a_whole_is_the_split_of_each_networks_seed():
+def test_samples_of_a_part_are_those_of_each_networks_seed():
     seeds, which = (7, 2), [1, 0, 1]
     for part in ("val", "test"):
         parts, splits = part_of("digits", 40, seeds, which, part)
-        x, y = parts.whole()
-        for network, place in enumerate(which):
-            assert torch.equal(x[network], getattr(splits[place], f"x_{part}"))
-            assert torch.equal(y[network], getattr(splits[place], f"y_{part}"))
+        for some in (slice(None), slice(0, 100), slice(300, 400)):
+            x, y = parts.some(some)
+            for network, place in enumerate(which):
+                assert torch.equal(x[network], getattr(splits[place], f"x_{part}")[some])
+                assert torch.equal(y[network], getattr(splits[place], f"y_{part}")[some])

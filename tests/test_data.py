@@ -3,14 +3,31 @@
 import dataclasses
 import math
 import re
+import statistics
 
 import pytest
 import torch
 
-from bpexp.data import DATA, DataSet, Splits, check_batch_size, check_sizes, load
-from bpexp.data.splits import part_sizes, stratified_order
+from bpexp.data import (
+    DATA,
+    DataSet,
+    Splits,
+    check_batch_size,
+    check_contents,
+    check_sizes,
+    describe,
+    fingerprint,
+    load,
+)
+from bpexp.data.splits import byte_standardization, part_sizes, standardization, standardized, stratified_order
 
 PARTS = ("train", "val", "test")
+
+ROWS = [name for name, row in DATA.items() if isinstance(row, DataSet)]
+"""The data sets that come with a package; those of folders have tests of their own."""
+
+OF_COLUMNS = [name for name in ROWS if name != "mnist"]
+"""Those whose columns are each standardized by themselves."""
 
 
 def loaded(name: str, seed: int = 0, train_size: int | None = None, dtype: torch.dtype = torch.float64) -> Splits:
@@ -41,15 +58,17 @@ def members(splits: Splits, part: str) -> list[int]:
     return (x * splits.std + splits.mean).round().long().squeeze(1).tolist()
 
 
-@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("name", ROWS)
 def test_row_declares_what_is_read(name: str) -> None:
-    row = DATA[name]
+    row = describe(name)
+    assert row is DATA[name]
     x, y = row.read()
     assert row.name == name
     assert row.source
     assert row.read()[0] is x, "a group of networks reads once"
     assert x.shape == (row.samples, row.features)
-    assert x.dtype == torch.float64
+    assert x.dtype == (torch.uint8 if name == "mnist" else torch.float64)
+    assert row.shape is None or math.prod(row.shape) == row.features
     if row.task == "classification":
         assert y.dtype == torch.int64
         assert set(y.tolist()) == set(range(row.outputs))
@@ -59,10 +78,11 @@ def test_row_declares_what_is_read(name: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("name", ROWS)
 def test_splits_have_the_stated_shapes(name: str, dtype: torch.dtype) -> None:
-    row, splits = DATA[name], loaded(name, dtype=dtype)
+    row, splits = describe(name), loaded(name, dtype=dtype)
     assert (splits.name, splits.task, splits.features, splits.outputs) == (name, row.task, row.features, row.outputs)
+    assert splits.shape == row.shape
     for part, size in zip(PARTS, part_sizes(row.samples), strict=True):
         x, y = getattr(splits, f"x_{part}"), getattr(splits, f"y_{part}")
         assert x.dtype == dtype
@@ -80,6 +100,13 @@ def test_part_sizes(samples: int, sizes: tuple[int, int, int]) -> None:
     assert part_sizes(samples) == sizes
 
 
+@pytest.mark.parametrize(
+    ("samples", "own_test", "sizes"), [(70000, 10000, (45000, 15000, 10000)), (11, 1, (7, 3, 1)), (9, 5, (3, 1, 5))]
+)
+def test_part_sizes_beside_a_test_part(samples: int, own_test: int, sizes: tuple[int, int, int]) -> None:
+    assert part_sizes(samples, own_test) == sizes
+
+
 @pytest.mark.parametrize("train_size", [None, 6])
 def test_parts_are_disjoint_and_samples_keep_their_labels(
     monkeypatch: pytest.MonkeyPatch, train_size: int | None
@@ -89,7 +116,7 @@ def test_parts_are_disjoint_and_samples_keep_their_labels(
     parts = {part: members(splits, part) for part in PARTS}
     everything = [sample for part in parts.values() for sample in part]
     assert len(set(everything)) == len(everything) == (100 if train_size is None else 46)
-    labels = DATA["stub"].read()[1]
+    labels = describe("stub").read()[1]
     for part, samples in parts.items():
         assert torch.equal(getattr(splits, f"y_{part}"), labels[samples])
 
@@ -114,7 +141,7 @@ def test_split_is_a_function_of_the_seed(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("train_size", [None, 10, 11, 37, 100, 500, 1077])
 def test_digits_parts_are_stratified(seed: int, train_size: int | None) -> None:
-    share = DATA["digits"].read()[1].bincount() / DATA["digits"].samples
+    share = describe("digits").read()[1].bincount() / describe("digits").samples
     splits = loaded("digits", seed, train_size)
     for labels in (splits.y_train, splits.y_val, splits.y_test):
         counts = labels.bincount(minlength=10)
@@ -132,7 +159,7 @@ def test_every_class_comes_first_once_and_then_in_proportion() -> None:
 
 
 @pytest.mark.parametrize("train_size", [None, 40])
-@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("name", OF_COLUMNS)
 def test_standardization_is_fitted_on_the_training_samples(name: str, train_size: int | None) -> None:
     splits = loaded(name, train_size=train_size)
     standardized = [splits.x_train] if splits.task == "classification" else [splits.x_train, splits.y_train]
@@ -144,12 +171,47 @@ def test_standardization_is_fitted_on_the_training_samples(name: str, train_size
     assert splits.x_val.mean(0).abs().max() > 1e-3, "the validation part has means of its own"
 
 
-@pytest.mark.parametrize("name", DATA)
+@pytest.mark.parametrize("name", ROWS)
 def test_mean_and_std_lead_back_to_the_raw_features(name: str) -> None:
     splits = loaded(name)
     restored = torch.cat([getattr(splits, f"x_{part}") for part in PARTS]) * splits.std + splits.mean
-    raw = DATA[name].read()[0]
+    raw = describe(name).read()[0].double()
     torch.testing.assert_close(restored.sort(0).values, raw.sort(0).values, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("train_size", [None, 40])
+def test_images_of_bytes_have_one_mean_and_deviation(train_size: int | None) -> None:
+    splits = loaded("mnist", train_size=train_size)
+    torch.testing.assert_close(splits.x_train.mean(), torch.zeros((), dtype=torch.float64), rtol=0, atol=1e-12)
+    torch.testing.assert_close(splits.x_train.square().mean(), torch.ones((), dtype=torch.float64), rtol=0, atol=1e-12)
+    assert len(splits.mean.unique()) == len(splits.std.unique()) == 1
+    assert splits.x_val.abs().max() < 4, "no pixel is far away because few training images light it"
+
+
+@pytest.mark.parametrize("groups", [1, 3, 6, 12])
+@pytest.mark.parametrize("rows", [1, 5, 300, 600])
+def test_bytes_of_a_group_of_columns_have_their_exact_mean_and_deviation(groups: int, rows: int) -> None:
+    """600 rows are several pieces; `statistics` computes in fractions."""
+    stream = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (700, 12), dtype=torch.uint8, generator=stream)
+    x[:, :4] = 7
+    train = torch.randperm(700, generator=stream)[:rows]
+    mean, std = byte_standardization(x, train, groups)
+    size = 12 // groups
+    for group in range(groups):
+        columns = slice(group * size, (group + 1) * size)
+        values = x[train][:, columns].flatten().tolist()
+        expected = statistics.pstdev(values) if len(set(values)) > 1 else 1.0
+        assert mean[columns].tolist() == pytest.approx([statistics.mean(values)] * size, rel=1e-15)
+        assert std[columns].tolist() == pytest.approx([expected] * size, rel=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_pieces_are_standardized_as_the_whole_bit_for_bit(dtype: torch.dtype) -> None:
+    x = torch.randint(256, (700, 12), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    rows = torch.arange(699, -1, -1)
+    mean, std = standardization(x.double())
+    assert torch.equal(standardized(x, rows, mean, std, dtype), ((x[rows] - mean) / std).to(dtype))
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.1, 1e6 / 3])
@@ -160,19 +222,22 @@ def test_constant_feature_becomes_zero(monkeypatch: pytest.MonkeyPatch, constant
     assert splits.x_val.abs().max() <= 1e-9
 
 
-def test_loading_changes_neither_the_cached_data_nor_the_global_generator() -> None:
-    x, y = (values.clone() for values in DATA["digits"].read())
+@pytest.mark.parametrize("name", ROWS)
+def test_loading_changes_neither_the_cached_data_nor_the_global_generator(name: str) -> None:
+    x, y = (values.clone() for values in describe(name).read())
     state = torch.get_rng_state()
-    loaded("digits").x_train.zero_()
-    assert torch.equal(DATA["digits"].read()[0], x)
-    assert torch.equal(DATA["digits"].read()[1], y)
+    splits = loaded(name)
+    splits.x_train.zero_()
+    splits.y_train.zero_()
+    assert torch.equal(describe(name).read()[0], x)
+    assert torch.equal(describe(name).read()[1], y)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_regression_is_one_problem_that_a_linear_model_cannot_solve() -> None:
-    x, y = DATA["regression"].read()
-    DATA["regression"].read.cache_clear()  # type: ignore[attr-defined]
-    again_x, again_y = DATA["regression"].read()
+    x, y = describe("regression").read()
+    describe("regression").read.cache_clear()  # type: ignore[attr-defined]
+    again_x, again_y = describe("regression").read()
     assert torch.equal(x, again_x)
     assert torch.equal(y, again_y)
     design = torch.cat([x, torch.ones(len(x), 1, dtype=x.dtype)], dim=1)
@@ -231,11 +296,11 @@ def test_bad_batch_size_is_refused(train_size: int | None, batch_size: int, mess
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_bad_feature_is_refused(monkeypatch: pytest.MonkeyPatch, value: float) -> None:
-    x, y = DATA["digits"].read()
+    x, y = describe("digits").read()
     x = x.clone()
     x[17, 3] = value
     x[40, 1] = math.nan
-    monkeypatch.setitem(DATA, "digits", dataclasses.replace(DATA["digits"], read=lambda: (x, y)))
+    monkeypatch.setitem(DATA, "digits", dataclasses.replace(describe("digits"), read=lambda: (x, y)))
     with pytest.raises(ValueError, match=exactly(f"data: digits: feature 3 of sample 17 is {value}")):
         loaded("digits")
 
@@ -246,6 +311,29 @@ def test_bad_target_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     stub(monkeypatch, x, y, "regression")
     with pytest.raises(ValueError, match=exactly("data: stub: target 2 of sample 5 is inf")):
         loaded("stub")
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_folder_for_a_data_set_that_needs_none_is_refused(name: str) -> None:
+    message = f"data.root: 'somewhere' would be ignored by data={name}; choose data=idx or data=cifar10"
+    with pytest.raises(ValueError, match=exactly(message)):
+        check_sizes(name, None, 1, root="somewhere")
+    with pytest.raises(ValueError, match=exactly(message)):
+        load(name, 0, root="somewhere", dtype=torch.float32)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_data_of_a_package_is_whole_and_has_no_fingerprint(name: str) -> None:
+    check_contents(name)
+    assert fingerprint(name, None) == ""
+
+
+def test_check_contents_names_what_is_not_finite(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.zeros(20, 2, dtype=torch.float64)
+    x[3, 1] = math.nan
+    stub(monkeypatch, x, torch.arange(20) % 2)
+    with pytest.raises(ValueError, match=exactly("data: stub: feature 1 of sample 3 is nan")):
+        check_contents("stub")
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,9 @@ class Parts:
     def __init__(self, x: torch.Tensor, y: torch.Tensor, which: torch.Tensor) -> None:
         self.x, self.y, self.which = x, y, which
 
-    def whole(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return all samples of each network: x (R, N, F), y (R, N, ...)."""
-        return self.x[self.which], self.y[self.which]
+    def some(self, which: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return samples of each network, in their order: x (R, N, F), y (R, N, ...)."""
+        return self.x[:, which][self.which], self.y[:, which][self.which]
 
 
 class Batches:
