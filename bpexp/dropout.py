@@ -29,8 +29,12 @@ class Masks:
         which: Tensor,
         shape: tuple[int, int, int],
         dtype: torch.dtype,
+        purpose: str = "dropout",
     ) -> None:
-        """Take p of each network, the S distinct seeds, the place of each network's among them, and (L, B, W)."""
+        """Take p of each network, the S distinct seeds, the place of each network's among them, and (L, B, W).
+
+        purpose: names the stream of a seed
+        """
         device = which.device
         layers, batch, width = shape
         words = -(-layers * batch * width // 4)
@@ -38,7 +42,7 @@ class Masks:
         self.threshold = (levels - MASK_LEVELS // 2).to(torch.int16).to(device).view(-1, 1, 1, 1)
         # What is kept is scaled for the level, so that the mean is exact.
         self.scale = (MASK_LEVELS / (MASK_LEVELS - levels).double()).to(dtype).to(device).view(-1, 1, 1, 1)
-        self.streams = [generator(seed, "dropout", device) for seed in seeds]
+        self.streams = [generator(seed, purpose, device) for seed in seeds]
         self.words = torch.empty(len(seeds), words, dtype=torch.int64, device=device)
         self.bits = self.words.view(torch.int16)[:, : layers * batch * width].view(len(seeds), *shape)
         self.which = which

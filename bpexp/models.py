@@ -3,38 +3,104 @@
 Letters: R networks, B samples, L hidden layers, F features, W units of a hidden layer, C outputs.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from bpexp.activations import ACTIVATIONS
+from bpexp.activations import ACTIVATIONS, PRELU_START
 from bpexp.init import initialize
-from bpexp.rules import Rule, losses
-from bpexp.rules.arithmetic import add
+from bpexp.rules import activations, losses
+from bpexp.rules.arithmetic import add, multiply
 from bpexp.rules.linear import linear
+from bpexp.rules.normalization import network_batch_norm, network_batch_norm_eval, network_layer_norm
 from bpexp.rules.regularization import dropout
+from bpexp.rules.views import reshape
 from bpexp.spec import Config
 from bpexp.streams import generator
+
+NORM_EPS = 1e-5
+"""Added to a variance before its root, as torch.nn does."""
+
+LSUV_PASSES, LSUV_TOLERANCE = 10, 0.1
+
+Statistics = tuple[Tensor, Tensor]
+"""Mean and (biased) variance of every unit over the samples of a batch, (R, W) each."""
+
+
+class DeadNetworkError(ValueError):
+    """A network of a group that cannot be initialized as asked; the others can."""
+
+    def __init__(self, network: int, message: str) -> None:
+        super().__init__(message)
+        self.network = network
 
 
 @dataclass
 class Trace:
     """What the measures look at: the tensors of one forward pass, by layer.
 
-    z: the outputs of the linear maps, L + 1 of (R, B, units); a: the outputs of the hidden layers, L of (R, B, W)
+    z: the outputs of the linear maps, L + 1 of (R, B, units)
+    n: what the activations get, z or its normalized form, L of (R, B, W)
+    a: the outputs of the hidden layers, skip connection included, L of (R, B, W)
+    statistics: those of the batch, where it is normalized, L
     """
 
     z: list[Tensor] = field(default_factory=list)
+    n: list[Tensor] = field(default_factory=list)
     a: list[Tensor] = field(default_factory=list)
+    statistics: list[Statistics] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A parameter that every network has: what it is, of which layer, and its shape in one network."""
+
+    kind: str
+    layer: int
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The parameters of R networks by kind, each kind's in the order of its layers.
+
+    weights, biases: layers 1..L+1, (R, out, in) and (R, out); norm_weights, norm_biases: layers 1..L, (R, W);
+    gates: layers 2..L, (R,); slopes: those of prelu, layers 1..L, (R,). What a model has not is empty.
+    """
+
+    weights: Sequence[Tensor]
+    biases: Sequence[Tensor]
+    norm_weights: Sequence[Tensor]
+    norm_biases: Sequence[Tensor]
+    gates: Sequence[Tensor]
+    slopes: Sequence[Tensor]
+
+
+KINDS = {
+    "weight": "weights",
+    "bias": "biases",
+    "norm_weight": "norm_weights",
+    "norm_bias": "norm_biases",
+    "gate": "gates",
+    "slope": "slopes",
+}
+"""The kinds of parameters, in the order in which they lie, and the fields of Parameters."""
 
 
 @dataclass(frozen=True)
 class MLP:
-    """R dense networks. A hidden layer is h <- dropout(phi(W h + b)), plus h where there is a skip connection.
+    """R dense networks. A hidden layer is h <- s h + c dropout(phi(norm(W h + b))).
 
-    With residual="plain" hidden layers 2 to L have the skip; layer 1 has none, for its input is of another size.
+    residual: "none": s = 0, c = 1; else s = 1, with c = 1 ("plain"), 1 / sqrt(L) ("scaled") or a gate that is learned,
+              one number a layer ("rezero"). Layer 1 has no skip connection, for its input is of another size: there
+              s = 0 and c = 1.
+    norm:     "batch": over the samples of the batch, or by given statistics; "layer": over the units; both with a
+              learned weight and bias a unit
+    Source:   residual: He et al. 2016, arXiv:1512.03385; rezero: Bachlechner et al. 2021, arXiv:2003.04887;
+              batch norm: Ioffe and Szegedy 2015, arXiv:1502.03167; layer norm: Ba et al. 2016, arXiv:1607.06450
     """
 
     features: int
@@ -43,42 +109,168 @@ class MLP:
     width: int
     activation: str
     residual: str = "none"
+    norm: str = "none"
 
-    def shapes(self) -> list[tuple[int, int]]:
-        """Return the (out, in) of every layer's weight, the output layer last."""
+    def slots(self) -> list[Slot]:
+        """Return every parameter, in the order in which they lie: by kind, then by layer."""
         inputs = [self.features, *[self.width] * self.depth]
-        return list(zip([*[self.width] * self.depth, self.outputs], inputs, strict=True))
+        shapes = list(zip([*[self.width] * self.depth, self.outputs], inputs, strict=True))
+        hidden = range(1, self.depth + 1)
+        found = [Slot("weight", layer, shape) for layer, shape in enumerate(shapes, 1)]
+        found += [Slot("bias", layer, shape[:1]) for layer, shape in enumerate(shapes, 1)]
+        if self.norm != "none":
+            found += [Slot(kind, layer, (self.width,)) for kind in ("norm_weight", "norm_bias") for layer in hidden]
+        if self.residual == "rezero":
+            found += [Slot("gate", layer, ()) for layer in hidden[1:]]
+        if self.activation == "prelu":
+            found += [Slot("slope", layer, ()) for layer in hidden]
+        return found
 
-    def parameters(self, configs: Sequence[Config], dtype: torch.dtype) -> list[Tensor]:
-        """Draw each network's parameters from its own stream: all weights (R, out, in), then all biases (R, out)."""
-        drawn = []
-        for config in configs:
-            stream = generator(config.seed, "init")
-            init = config.init
-            drawn.append(
-                [
-                    initialize(init.name, shape, gain=init.gain, bias_std=init.bias_std, generator=stream, dtype=dtype)
-                    for shape in self.shapes()
-                ]
+    def sort(self, parameters: Sequence[Tensor]) -> Parameters:
+        """Return the parameters, or anything else that lies as `slots` says, by kind."""
+        pairs = list(zip(self.slots(), parameters, strict=True))
+        return Parameters(**{name: [p for slot, p in pairs if slot.kind == kind] for kind, name in KINDS.items()})
+
+    def parameters(
+        self, configs: Sequence[Config], dtype: torch.dtype, batch: Callable[[int], Tensor] | None = None
+    ) -> list[Tensor]:
+        """Draw each network's parameters from its own stream, in the order of `slots`.
+
+        batch:   gives a network's first batch, (B, F), for the initializations that look at data
+        Raises:  DeadNetworkError: LSUV on a network of which a layer does not vary over the batch
+        """
+        drawn = [self._draw(config, dtype) for config in configs]
+        for number, config in enumerate(configs):
+            if config.init.name == "lsuv":
+                if batch is None:
+                    raise ValueError("init: lsuv needs the first batch")
+                problem = self._scale_to_unit_variance(drawn[number], batch(number).unsqueeze(0), config.init.gain)
+                if problem is not None:
+                    raise DeadNetworkError(number, f"init: lsuv: {problem}")
+        return [torch.cat(parameter) for parameter in zip(*drawn, strict=True)]
+
+    def _draw(self, config: Config, dtype: torch.dtype) -> list[Tensor]:
+        """Draw one network's parameters, each with a network axis of 1."""
+        stream, init = generator(config.seed, "init"), config.init
+        linears = {
+            slot.layer: initialize(
+                init.name,
+                (slot.shape[0], slot.shape[1]),
+                gain=init.gain,
+                bias_std=init.bias_std,
+                generator=stream,
+                dtype=dtype,
+                activation=self.activation,
+                layer=slot.layer,
+                depth=self.depth,
             )
-        return [torch.stack([network[k][part] for network in drawn]) for part in (0, 1) for k in range(self.depth + 1)]
+            for slot in self.slots()
+            if slot.kind == "weight"
+        }
+        constants = {"norm_weight": 1.0, "norm_bias": 0.0, "gate": init.gate, "slope": PRELU_START}
+        found = []
+        for slot in self.slots():
+            if slot.kind in constants:
+                found.append(torch.full((1, *slot.shape), constants[slot.kind], dtype=dtype))
+            else:
+                found.append(linears[slot.layer][slot.kind == "bias"].unsqueeze(0))
+        return found
+
+    def _scale_to_unit_variance(self, parameters: Sequence[Tensor], x: Tensor, gain: float) -> str | None:
+        """Scale one network's weights, layer after layer, until the outputs of each have the variance gain^2 on x.
+
+        Returns: what stands in the way of it, or None
+        Source:  LSUV: Mishkin and Matas 2016, arXiv:1511.06422, with its tolerance of 0.1 and 10 passes
+        """
+        p, target = self.sort(parameters), gain**2
+        for layer in range(1, self.depth + 2):
+            weight, bias = p.weights[layer - 1], p.biases[layer - 1]
+            for trial in range(LSUV_PASSES + 1):
+                variance = float(linear(x, weight, bias).double().var(correction=0))
+                where = f"the outputs of layer {layer} have the variance {variance:g} on the first batch"
+                if not 0 < variance < math.inf:
+                    return f"{where}: the network is dead there; choose another model.activation, init or init.gain"
+                if abs(variance / target - 1) < LSUV_TOLERANCE:
+                    break
+                if trial == LSUV_PASSES:
+                    return f"{where} after {LSUV_PASSES} passes, not {target:g}; choose a smaller init.bias_std"
+                weight.mul_(math.sqrt(target / variance))
+            if layer <= self.depth:
+                x = self._hidden(layer, x, p, None, None, Trace())
+        return None
 
     def __call__(
-        self, x: Tensor, parameters: Sequence[Tensor], masks: Sequence[Tensor] = (), trace: Trace | None = None
+        self,
+        x: Tensor,
+        parameters: Sequence[Tensor],
+        masks: Sequence[Tensor] = (),
+        trace: Trace | None = None,
+        *,
+        input_mask: Tensor | None = None,
+        statistics: Sequence[Statistics] | None = None,
     ) -> Tensor:
-        """Return the outputs (R, B, C) of x (R, B, F); `masks` has a dropout mask a hidden layer, or nothing."""
-        weights, biases = parameters[: self.depth + 1], parameters[self.depth + 1 :]
-        trace = trace or Trace()
-        for layer in range(self.depth):
-            z = linear(x, weights[layer], biases[layer])
-            branch = ACTIVATIONS[self.activation].function(z)
-            if masks:
-                branch = dropout(branch, masks[layer])
-            x = add(x, branch) if self.residual == "plain" and layer > 0 else branch
-            trace.z.append(z)
-            trace.a.append(x)
-        trace.z.append(linear(x, weights[-1], biases[-1]))
+        """Return the outputs (R, B, C) of x (R, B, F).
+
+        masks:      a dropout mask a hidden layer, or nothing; input_mask: one of x
+        statistics: those that batch norm is to use, a pair a hidden layer; it takes the batch's where none are given
+        """
+        sorted_, trace = self.sort(parameters), trace or Trace()
+        if input_mask is not None:
+            x = dropout(x, input_mask)
+        for layer in range(1, self.depth + 1):
+            given = None if statistics is None else statistics[layer - 1]
+            x = self._hidden(layer, x, sorted_, masks[layer - 1] if masks else None, given, trace)
+        trace.z.append(linear(x, sorted_.weights[-1], sorted_.biases[-1]))
         return trace.z[-1]
 
+    def _hidden(
+        self, layer: int, x: Tensor, p: Parameters, mask: Tensor | None, given: Statistics | None, trace: Trace
+    ) -> Tensor:
+        z = linear(x, p.weights[layer - 1], p.biases[layer - 1])
+        n = z if self.norm == "none" else self._normalize(layer, z, p, given, trace)
+        branch = self._activate(layer, n, p)
+        if mask is not None:
+            branch = dropout(branch, mask)
+        if layer > 1 and self.residual == "scaled":
+            branch = multiply(branch, 1 / math.sqrt(self.depth))
+        elif layer > 1 and self.residual == "rezero":
+            branch = multiply(branch, reshape(p.gates[layer - 2], (-1, 1, 1)))
+        h = branch if layer == 1 or self.residual == "none" else add(x, branch)
+        trace.z.append(z)
+        trace.n.append(n)
+        trace.a.append(h)
+        return h
 
-LOSSES: dict[str, Rule] = {"cross_entropy": losses.network_cross_entropy, "mse": losses.network_mse_loss}
+    def _normalize(self, layer: int, z: Tensor, p: Parameters, given: Statistics | None, trace: Trace) -> Tensor:
+        weight, bias = p.norm_weights[layer - 1], p.norm_biases[layer - 1]
+        if self.norm == "layer":
+            return network_layer_norm(z, weight, bias, NORM_EPS)
+        if given is not None:
+            return network_batch_norm_eval(z, *given, weight, bias, NORM_EPS)
+        n, mean, variance = network_batch_norm.outputs(z, weight, bias, NORM_EPS)
+        trace.statistics.append((mean, variance))
+        return n
+
+    def _activate(self, layer: int, n: Tensor, p: Parameters) -> Tensor:
+        if self.activation == "prelu":
+            return activations.prelu(n, p.slopes[layer - 1], 0)
+        return ACTIVATIONS[self.activation].function(n)
+
+    def slope(self, layer: int, n: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+        """Return the slope of a hidden layer's activation at n, (R, B, W)."""
+        if self.activation == "prelu":
+            return torch.where(n > 0, 1.0, self.sort(parameters).slopes[layer - 1][:, None, None])
+        return ACTIVATIONS[self.activation].slope(n)
+
+
+def cross_entropy(outputs: Tensor, target: Tensor, label_smoothing: Tensor | None = None) -> Tensor:
+    """Return each network's mean cross entropy, (R,); label_smoothing: (R,), or None for none."""
+    return losses.network_cross_entropy(outputs, target, label_smoothing)
+
+
+def mse(outputs: Tensor, target: Tensor, label_smoothing: Tensor | None = None) -> Tensor:
+    """Return each network's mean squared error, (R,); it knows no smoothing."""
+    return losses.network_mse_loss(outputs, target)
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {"cross_entropy": cross_entropy, "mse": mse}

@@ -17,12 +17,14 @@ import torch
 
 from bpexp.dashboard import write_run
 from bpexp.data import DATA
+from bpexp.ensemble import DTYPES, resolve_device
+from bpexp.models import DeadNetworkError
 from bpexp.records import Recorder, write_records
 from bpexp.spec import Config
 from bpexp.sweep.files import write_json
 from bpexp.sweep.job import Job
 from bpexp.sweep.results import MEASURE_COLUMNS, RUN_FILE, current_commit
-from bpexp.train import DTYPES, Divergence, resolve_device, train
+from bpexp.train import Divergence, train
 from bpexp.verdict import judge
 
 PACKAGES = ("torch", "numpy", "polars", "hydra-core", "tensorboard", "scikit-learn")
@@ -46,13 +48,22 @@ def run_group(jobs: Sequence[Job], *, report: Callable[[str], None], kept: Colle
     A job's run.json is written last: it says that the job is finished. On the CPU one thread works: sums are then in
     the same order whatever the machine, and a core that others use as well does not stop the rest.
 
+    A network that cannot be initialized as asked fails; the others train without it.
+
     kept:    identities of finished jobs, which train along only so that the group is the same; they stay as they are
     Raises:  ValueError: jobs of different structure
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    jobs, failed = list(jobs), []
     try:
-        return _run_group(jobs, report, kept)
+        while jobs:
+            try:
+                return failed + _run_group(jobs, report, kept)
+            except DeadNetworkError as error:
+                job = jobs.pop(error.network)
+                failed += [Outcome(job, "failed", str(error))] if job.identity not in kept else []
+        return failed
     finally:
         torch.set_num_threads(threads)
 
@@ -124,6 +135,9 @@ def summary(records: polars.DataFrame, config: Config, divergence: Divergence | 
     """
     layer = polars.col("layer")
     first = records.filter((polars.col("step") == 0) & (polars.col("measure") == "delta_rms"))
+    # What passes a closed gate is zero whatever the gradient: such a branch has no say in the verdict.
+    gates = records.filter((polars.col("step") == 0) & (polars.col("measure") == "gate"))
+    first = first.filter(~layer.is_in(gates.filter(gates["value"] == 0)["layer"].implode()))
     # A delta is B times a gradient, whose digits are lost below the smallest normal number.
     smallest = config.train.batch_size * torch.finfo(DTYPES[config.dtype]).tiny
     verdict = judge(first.filter(layer <= config.model.depth)["value"], smallest)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bpexp.data import DATA
+from bpexp.data import DATA, fingerprint
 from bpexp.init import INITS
 
 RECORD_VERSION = 1
@@ -26,12 +26,15 @@ MASK_LEVELS = 2**16
 """The probabilities that a dropout mask can tell apart: sixteen random bits decide a unit."""
 
 ACTIVATIONS = (
+    "celu",
     "elu",
     "gelu",
     "gelu_tanh",
     "hardtanh",
     "identity",
     "leaky_relu",
+    "mish",
+    "prelu",
     "relu",
     "selu",
     "sigmoid",
@@ -40,6 +43,12 @@ ACTIVATIONS = (
     "softsign",
     "tanh",
 )
+
+
+NORMS = ("none", "batch", "layer")
+RESIDUALS = ("none", "plain", "scaled", "rezero")
+ADAPTIVE = ("adam", "adamw")
+"""The update rules with a step size of each parameter's own, from running moments of its gradient."""
 
 
 class UserError(ValueError):
@@ -75,6 +84,7 @@ class Data:
     """What the network learns."""
 
     name: str = key("digits", "data set", choices=tuple(DATA))
+    root: str | None = key(None, "folder of the files of data=idx or data=cifar10")
     train_size: int | None = key(None, "training samples, stratified; null is all there are", range=AT_LEAST_1)
 
 
@@ -86,8 +96,10 @@ class Model:
     depth: int = key(4, "hidden layers, L", range=AT_LEAST_1)
     width: int = key(64, "units of a hidden layer", range=AT_LEAST_1)
     activation: str = key("tanh", "activation of the hidden layers", choices=ACTIVATIONS)
-    residual: str = key("none", "skip connections around hidden layers", choices=("none", "plain"))
+    norm: str = key("none", "normalization between a linear map and its activation", choices=NORMS)
+    residual: str = key("none", "skip connections around hidden layers; how their branches are scaled", choices=RESIDUALS)
     dropout: float = key(0.0, "probability to drop a hidden unit", range=FRACTION)
+    input_dropout: float = key(0.0, "probability to drop an input", range=FRACTION)
 
 
 @dataclass
@@ -99,25 +111,35 @@ class Init:
     bias_std: float | None = key(
         0.0, "standard deviation of the biases; null is pytorch's own uniform ones", range=AT_LEAST_0
     )
+    gate: float = key(0.0, "first value of the gates of model.residual=rezero")
 
 
 @dataclass
 class Optimizer:
     """The update rule."""
 
-    name: str = key("sgd", "update rule", choices=("sgd", "momentum", "nesterov"))
+    name: str = key("sgd", "update rule", choices=("sgd", "momentum", "nesterov", *ADAPTIVE))
     lr: float = key(0.05, "learning rate", range=AT_LEAST_0)
     momentum: float | None = key(None, "share of the last update that is kept", range=FRACTION)
+    beta1: float | None = key(None, "share of the gradient's running mean that is kept", range=FRACTION)
+    beta2: float | None = key(None, "share of the gradient's running mean square that is kept", range=FRACTION)
     l2: float = key(0.0, "adds l2/2 times the squared norm of the weights to the loss", range=AT_LEAST_0)
     weight_decay: float = key(0.0, "decoupled decay of the weights", range=AT_LEAST_0)
+    max_norm: float | None = key(None, "largest norm of a unit's incoming weights, after each update", range=POSITIVE)
+    schedule: str = key("constant", "learning rate after the warm-up", choices=("constant", "cosine"))
+    warmup: int = key(0, "steps in which the learning rate rises to its value", range=AT_LEAST_0)
 
 
 @dataclass
 class Clip:
     """Clipping of the gradient before the update."""
 
-    name: str = key("none", "what is clipped: the joint norm or each value", choices=("none", "norm", "value"))
-    threshold: float | None = key(None, "largest norm or value", range=POSITIVE)
+    name: str = key(
+        "none",
+        "what is clipped: the joint norm, each value, or each unit's norm against that of its weights",
+        choices=("none", "norm", "value", "adaptive"),
+    )
+    threshold: float | None = key(None, "largest norm, value, or ratio of norms", range=POSITIVE)
 
 
 @dataclass
@@ -147,6 +169,7 @@ class Config:
     device: str = key("auto", "auto takes CUDA when there is one", choices=("auto", "cpu", "cuda"))
     dtype: str = key("float32", "precision of the network", choices=("float32", "float64"))
     loss: str = key("cross_entropy", "loss; mse on classes has one-hot targets", choices=("cross_entropy", "mse"))
+    label_smoothing: float = key(0.0, "share of a target that is spread over all classes", range=FRACTION)
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     init: Init = field(default_factory=Init)
@@ -260,27 +283,37 @@ NOT_IDENTITY = ("device", "debug", "sweep.")
 def identity(config: Config) -> str:
     """Return the short hash that names a configuration's results: what decides them, and nothing else.
 
-    Paths, the device and the sweep's settings do not count; 1 and 1.0 are the same value of a number.
+    The device and the sweep's settings do not count, and of a folder of data what is in it, not its path; 1 and 1.0
+    are the same value of a number.
     """
     schema = keys(type(config))
     values = {
         name: float(value) + 0.0 if schema[name].type is float and value is not None else value
         for name, value in flatten(config).items()
-        if not name.startswith(NOT_IDENTITY)
+        if not name.startswith(NOT_IDENTITY) and name != "data.root"
     }
+    values["data.fingerprint"] = fingerprint(config.data.name, config.data.root)
     text = json.dumps([RECORD_VERSION, values], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 _PER_NETWORK = (
     "seed",
+    "label_smoothing",
+    "model.dropout",
+    "model.input_dropout",
     "init.name",
     "init.gain",
     "init.bias_std",
+    "init.gate",
     "optimizer.lr",
     "optimizer.momentum",
+    "optimizer.beta1",
+    "optimizer.beta2",
     "optimizer.l2",
     "optimizer.weight_decay",
+    "optimizer.max_norm",
+    "optimizer.warmup",
     "clip.threshold",
     "sweep.executor",
     "sweep.fresh",
@@ -288,9 +321,12 @@ _PER_NETWORK = (
     "debug",
 )
 
+_ALL_OR_NONE = ("label_smoothing", "model.dropout", "model.input_dropout", "optimizer.max_norm", "optimizer.warmup")
+"""Numbers that cost a network something unless they are zero or null: networks with and without are not mixed."""
+
 
 def group_key(config: Config) -> tuple[object, ...]:
     """Return what networks must have in common to train together; all else differs from network to network."""
     values = flatten(config)
-    values["model.dropout"] = config.model.dropout > 0
-    return tuple(value for name, value in values.items() if name not in _PER_NETWORK)
+    shared = [value for name, value in values.items() if name not in _PER_NETWORK]
+    return *shared, *(bool(values[name]) for name in _ALL_OR_NONE)

@@ -1,4 +1,4 @@
-"""What a configuration may say: types, ranges, and values that go together. Needs neither data nor torch."""
+"""What a configuration may say: types, ranges, and values that go together. Needs no data, and torch only for theory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bpexp.data import DATA, check_sizes
-from bpexp.init import unknown_choice
-from bpexp.spec import MASK_LEVELS, Config, Key, UserError, flatten, keys
+from bpexp.init import initialize, unknown_choice
+from bpexp.spec import ADAPTIVE, MASK_LEVELS, Config, Key, UserError, flatten, keys
 
 LARGEST_INTEGER = 2**63 - 1
 """What a column of the results can hold."""
@@ -119,40 +119,113 @@ def _check_precision(config: Config) -> None:
             raise UserError(
                 f"{name}: {value} is out of range; {config.dtype} tells numbers from {smallest:.2g} to {largest:.2g}"
             )
-    dropout = config.model.dropout
-    if dropout and not 1 <= round(dropout * MASK_LEVELS) < MASK_LEVELS:
-        raise UserError(
-            f"model.dropout: {dropout} is out of range; masks tell probabilities {1 / MASK_LEVELS:.2g} apart"
-        )
+    for name in ("model.dropout", "model.input_dropout"):
+        if values[name] and not 1 <= round(values[name] * MASK_LEVELS) < MASK_LEVELS:
+            raise UserError(
+                f"{name}: {values[name]} is out of range; masks tell probabilities {1 / MASK_LEVELS:.2g} apart"
+            )
 
 
 def _check_together(config: Config) -> None:
     _check_precision(config)
     if config.loss == "cross_entropy" and DATA[config.data.name].task == "regression":
         raise UserError(f"loss: cross_entropy needs classes, which {config.data.name} has not; choose mse")
-    _check_applies("optimizer.momentum", config.optimizer.momentum, "optimizer", config.optimizer.name, unused="sgd")
-    _check_applies("clip.threshold", config.clip.threshold, "clip", config.clip.name, unused="none")
-    if config.model.residual == "plain" and config.model.depth == 1:
-        raise UserError("model.residual: plain would be ignored by model.depth=1, whose input is of another size")
-    if config.init.name == "zeros" and config.init.gain != 1:
-        raise UserError(f"init.gain: {config.init.gain} would be ignored by init=zeros; choose another init")
-    if config.init.name != "pytorch" and config.init.bias_std is None:
-        raise UserError("init.bias_std: null is pytorch's own biases; give a number or choose init=pytorch")
+    if config.label_smoothing and config.loss != "cross_entropy":
+        raise UserError(f"label_smoothing: {config.label_smoothing} would be ignored by loss={config.loss}")
+    _check_applies(config, "optimizer.momentum", ("momentum", "nesterov"))
+    _check_applies(config, "optimizer.beta1", ADAPTIVE)
+    _check_applies(config, "optimizer.beta2", ADAPTIVE)
+    _check_applies(config, "clip.threshold", ("norm", "value", "adaptive"))
+    _check_optimizer(config)
+    _check_model(config)
+    _check_init(config)
     if config.train.until is not None:
         _check_until(config.train.until, config)
     try:
-        check_sizes(config.data.name, config.data.train_size, config.train.batch_size)
+        check_sizes(config.data.name, config.data.train_size, config.train.batch_size, root=config.data.root)
     except ValueError as error:
         raise UserError(str(error)) from None
 
 
-def _check_applies(name: str, value: float | None, group: str, option: str, *, unused: str) -> None:
-    """Refuse a value that the chosen option has no use for, and the lack of one that it needs."""
-    if option == unused and value is not None:
-        others = " or ".join(f"{group}={o}" for o in keys()[f"{group}.name"].choices if o != unused)
+def _check_applies(config: Config, name: str, users: tuple[str, ...]) -> None:
+    """Refuse a value that only some options of its group use where another is chosen, and the lack of one elsewhere."""
+    group = name.split(".")[0]
+    option, value = getattr(config, group).name, flatten(config)[name]
+    if option not in users and value is not None:
+        others = " or ".join(f"{group}={o}" for o in users)
         raise UserError(f"{name}: {value} would be ignored by {group}={option}; choose {others}")
-    if option != unused and value is None:
+    if option in users and value is None:
         raise UserError(f"{name}: null is not a number; {group}={option} needs one")
+
+
+def _check_optimizer(config: Config) -> None:
+    optimizer, steps = config.optimizer, config.train.steps
+    if optimizer.name == "adam" and optimizer.weight_decay:
+        raise UserError(
+            f"optimizer.weight_decay: {optimizer.weight_decay} is decoupled, which makes adam adamw; "
+            "choose optimizer=adamw, or optimizer.l2"
+        )
+    if 0 < steps < optimizer.warmup:
+        raise UserError(
+            f"optimizer.warmup: {optimizer.warmup} steps would end after train.steps={steps}; choose at most {steps}"
+        )
+
+
+def _check_model(config: Config) -> None:
+    model = config.model
+    if model.residual != "none" and model.depth == 1:
+        raise UserError(
+            f"model.residual: {model.residual} would be ignored by model.depth=1, whose input is of another size"
+        )
+    if model.norm == "batch" and config.train.batch_size < 2:
+        raise UserError(
+            "model.norm: batch needs more than one sample to normalize over, and train.batch_size is 1; "
+            "choose a larger batch or model.norm=layer"
+        )
+    if model.norm == "layer" and model.width < 2:
+        raise UserError(
+            "model.norm: layer needs more than one unit to normalize over, and model.width is 1; choose a larger width"
+        )
+
+
+def _check_init(config: Config) -> None:
+    init, model = config.init, config.model
+    if init.name == "zeros" and init.gain != 1:
+        raise UserError(f"init.gain: {init.gain} would be ignored by init=zeros; choose another init")
+    if init.name != "pytorch" and init.bias_std is None:
+        raise UserError("init.bias_std: null is pytorch's own biases; give a number or choose init=pytorch")
+    if init.gate and model.residual != "rezero":
+        raise UserError(
+            f"init.gate: {init.gate} would be ignored by model.residual={model.residual}; choose model.residual=rezero"
+        )
+    if init.name == "lsuv" and init.gain == 0:
+        raise UserError("init.gain: 0.0 leaves lsuv no variance to reach; choose a positive one")
+    if init.name == "fixup" and model.residual == "none":
+        raise UserError(
+            "init: fixup starts every residual branch at zero, and model.residual=none has none; "
+            "choose model.residual=plain, scaled or rezero"
+        )
+    if init.name in ("critical", "fixup"):  # they depend on the activation, and to ask them takes torch
+        _try_init(config)
+
+
+def _try_init(config: Config) -> None:
+    import torch
+
+    init = config.init
+    try:
+        initialize(
+            init.name,
+            (1, 1),
+            bias_std=init.bias_std,
+            generator=torch.Generator(),
+            dtype=torch.float64,
+            activation=config.model.activation,
+            layer=2,
+            depth=2,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def _check_until(text: str, config: Config) -> None:

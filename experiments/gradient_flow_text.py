@@ -59,7 +59,7 @@ def network_lines(result: Mapping[str, Any], tables: Mapping[str, polars.DataFra
         *aligned(columns, rows),
         "",
         f"gradient at initialization: {result['verdict']}",
-        f"backward gain a layer: {number_text(gain)}{spread}; predicted {number_text(cell['predicted_gain'])}",
+        f"backward gain a layer: {number_text(gain)}{spread}; {prediction_text(cell['predicted_gain'])}",
         outcome_text(result),
     ]
 
@@ -106,7 +106,7 @@ def cell_table(cells: polars.DataFrame, caption: str = "") -> Table:
                 row["model.activation"],
                 row["series"],
                 interval_text(row),
-                number_text(row["predicted_gain"]),
+                "no prediction" if math.isnan(row["predicted_gain"]) else number_text(row["predicted_gain"]),
                 "-" if math.isnan(off) else f"{round(off, 1) + 0:+.1f} %",
                 verdicts or "-",
                 f"{round(row['trained'] * row['seeds'])}/{row['seeds']}",
@@ -141,6 +141,10 @@ def interval_text(row: Mapping[str, Any]) -> str:
 
 def number_text(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.3g}"
+
+
+def prediction_text(gain: float) -> str:
+    return "no prediction" if math.isnan(gain) else f"predicted {number_text(gain)}"
 
 
 def range_text(low: float, high: float) -> str:

@@ -15,6 +15,7 @@ LAYERS = (
     {"nn", "check", "optim", "theory", "dropout"},
     {"models"},
     {"measures"},
+    {"ensemble"},
     {"train"},
     {"statistics", "records"},
     {"verdict", "summary"},
@@ -28,7 +29,7 @@ ONLY_IMPORTERS = {
     "tensorboard": {"bpexp.dashboard"},
 }
 
-LATE = ("torch", "polars", "matplotlib", "tensorboard", "sklearn", "scipy", "bpexp.train", "bpexp.rules")
+LATE = ("torch", "polars", "matplotlib", "tensorboard", "sklearn", "scipy", "bpexp.ensemble", "bpexp.rules")
 """What the modules that answer a mistake import where they use it, so that they answer in under a second."""
 
 

@@ -8,11 +8,13 @@ import torch
 from conftest import configure
 from scipy.optimize import minimize_scalar
 from torch import nn
+from torch_network import TorchNetwork
 
 from bpexp.activations import ACTIVATIONS
 from bpexp.data import load
+from bpexp.ensemble import Ensemble
 from bpexp.measures import MEASURES, SATURATED_BELOW, View, largest_slope
-from bpexp.train import Ensemble, train
+from bpexp.train import train
 
 NETWORKS, DEPTH, BATCH = 3, 3, 24
 VALUES = {
@@ -35,65 +37,61 @@ CASES = {
     "mse": {"data.name": "regression", "loss": "mse"},
     "mse-on-classes": {"loss": "mse"},
     "clip": {"clip.name": "norm", "clip.threshold": 0.05},
+    "batch": {"model.norm": "batch", "model.activation": "relu"},
+    "layer-scaled": {"model.norm": "layer", "model.residual": "scaled", "model.activation": "hardtanh"},
+    "rezero": {"model.residual": "rezero", "init.gate": 0.3, "model.norm": "layer"},
+    "smoothing": {"label_smoothing": 0.2, "model.input_dropout": 0.2},
+    "prelu": {"model.activation": "prelu"},
 }
 
 
-LARGEST_SLOPES = {"sigmoid": 0.25, "gelu": 1.12890} | dict.fromkeys(("tanh", "relu", "hardtanh", "identity"), 1.0)
+LARGEST_SLOPES = {"sigmoid": 0.25, "gelu": 1.12890} | dict.fromkeys(
+    ("tanh", "relu", "hardtanh", "identity", "prelu"), 1.0
+)
 
 
 def configs_of(case):
     return [configure(VALUES | CASES[case] | {"seed": seed}) for seed in range(NETWORKS)]
 
 
-class ByTorch:
+class ByTorch(TorchNetwork):
     """The first step of one network, by autograd."""
 
     def __init__(self, ensemble, network):
-        config, self.model = ensemble.configs[network], ensemble.config.model
-        leaves = [p[network].clone().requires_grad_() for p in ensemble.parameters]
-        self.weights, self.biases = leaves[: DEPTH + 1], leaves[DEPTH + 1 :]
-        self.masks = [mask[network] for mask in ensemble.masks.layers] if ensemble.masks else None
-        self.loss_function = nn.functional.mse_loss if config.loss == "mse" else nn.functional.cross_entropy
+        super().__init__(ensemble, network)
+        masks = [mask[network] for mask in ensemble.masks.layers] if ensemble.masks else ()
+        input_mask = ensemble.input_masks.layers[0][network] if ensemble.input_masks else None
         self.y = ensemble.batches.y[network]
-        self.z, self.a = self.forward(ensemble.batches.x[network], self.masks)
-        self.loss = self.loss_function(self.z[-1], self.y)
-        self.deltas = [BATCH * g for g in torch.autograd.grad(self.loss, self.z, retain_graph=True)]
-        self.grads = torch.autograd.grad(self.loss, leaves)
+        self.train_loss = self.loss(self.forward(ensemble.batches.x[network], masks, input_mask), self.y)
+        self.shown = {"z": self.z, "n": self.n, "a": self.a}
+        self.deltas = [BATCH * g for g in torch.autograd.grad(self.train_loss, self.z, retain_graph=True)]
+        self.grads = torch.autograd.grad(self.train_loss, self.leaves)
         self.norm = math.sqrt(sum(float(g.square().sum()) for g in self.grads))
-        scale = min(1.0, config.clip.threshold / self.norm) if config.clip.threshold else 1.0
-        self.updates = [config.optimizer.lr * scale * g for g in self.grads[: DEPTH + 1]]
-
-    def forward(self, x, masks):
-        zs, activations = [], []
-        for layer in range(DEPTH):
-            z = nn.functional.linear(x, self.weights[layer], self.biases[layer])
-            branch = ACTIVATIONS[self.model.activation].function(z)
-            if masks:
-                branch = branch * masks[layer]
-            x = x + branch if self.model.residual == "plain" and layer > 0 else branch
-            zs.append(z)
-            activations.append(x)
-        return [*zs, nn.functional.linear(x, self.weights[-1], self.biases[-1])], activations
+        scale = min(1.0, self.config.clip.threshold / self.norm) if self.config.clip.threshold else 1.0
+        self.updates = [self.config.optimizer.lr * scale * g for g in self.grads[: DEPTH + 1]]
 
     def slopes(self):
-        for z in self.z[:-1]:
-            x = z.detach().requires_grad_()
-            yield torch.autograd.grad(ACTIVATIONS[self.model.activation].function(x).sum(), x)[0]
+        for layer, n in enumerate(self.shown["n"], 1):
+            x = n.detach().requires_grad_()
+            yield torch.autograd.grad(self.activate(layer, x).sum(), x)[0]
 
     def measures(self):
         """The definitions, once more."""
-        line = 0.05 * LARGEST_SLOPES[self.model.activation]
-        return {
-            "activation_rms": [a.square().mean().sqrt() for a in self.a],
-            "activation_mean": [a.mean() for a in self.a],
-            "preactivation_rms": [z.square().mean().sqrt() for z in self.z],
+        line = 0.05 * LARGEST_SLOPES[self.config.model.activation]
+        z, a, weights = self.shown["z"], self.shown["a"], self.all_of("weight")
+        found = {
+            "activation_rms": [x.square().mean().sqrt() for x in a],
+            "activation_mean": [x.mean() for x in a],
+            "preactivation_rms": [x.square().mean().sqrt() for x in z],
+            "preactivation_mean": [x.mean() for x in z],
             "delta_rms": [d.square().mean().sqrt() for d in self.deltas],
             "grad_norm": [g.norm() for g in self.grads[: DEPTH + 1]],
-            "weight_norm": [w.norm() for w in self.weights],
-            "update_ratio": [u.norm() / w.norm() for u, w in zip(self.updates, self.weights, strict=True)],
+            "weight_norm": [w.norm() for w in weights],
+            "update_ratio": [u.norm() / w.norm() for u, w in zip(self.updates, weights, strict=True)],
             "dead_fraction": [(s == 0).all(0).double().mean() for s in self.slopes()],
             "saturated_fraction": [(s.abs() < line).double().mean() for s in self.slopes()],
         }
+        return found | ({"gate": self.all_of("gate")} if self.all_of("gate") else {})
 
 
 def first_step(case):
@@ -108,7 +106,8 @@ def test_a_layers_measures_are_their_definitions(case):
     _, snapshot, by_torch = first_step(case)
     for network, theirs in enumerate(by_torch):
         expected = theirs.measures()
-        assert set(expected) == set(MEASURES) == set(snapshot.layers)
+        assert set(expected) | {"gate"} == set(MEASURES)
+        assert set(expected) == set(snapshot.layers)
         for name, values in expected.items():
             shown = snapshot.layers[name][1][network]
             np.testing.assert_allclose(shown, [v.item() for v in values], rtol=1e-12, atol=1e-15, err_msg=name)
@@ -119,14 +118,14 @@ def test_a_networks_measures_are_their_definitions(case):
     configs, snapshot, by_torch = first_step(case)
     for network, theirs in enumerate(by_torch):
         split = load(configs[0].data.name, configs[network].seed, dtype=torch.float64)
-        expected = {"train_loss": theirs.loss.item(), "grad_norm": theirs.norm}
-        parts = {"train": (theirs.z[-1], theirs.y)}
+        expected = {"train_loss": theirs.train_loss.item(), "grad_norm": theirs.norm}
+        parts = {"train": (theirs.shown["z"][-1], theirs.y)}
         for part in ("val", "test"):
             x, y = getattr(split, f"x_{part}"), getattr(split, f"y_{part}")
             if case == "mse-on-classes":
                 y = nn.functional.one_hot(y, 10).double()
-            outputs = theirs.forward(x, None)[0][-1]
-            expected[f"{part}_loss"] = theirs.loss_function(outputs, y).item()
+            outputs = theirs.forward(x, training=False)
+            expected[f"{part}_loss"] = theirs.loss(outputs, y, training=False).item()
             parts[part] = (outputs, y)
         if split.task == "classification":
             for part, (outputs, y) in parts.items():
@@ -150,14 +149,15 @@ def test_the_l2_penalty_counts_as_part_of_the_gradient_and_not_of_the_delta():
     np.testing.assert_array_equal(penalized.train_loss, plain.train_loss)
 
 
-def test_only_the_hidden_layers_have_what_is_of_hidden_layers_only():
-    layers = next(train(configs_of("plain"))).layers
+def test_a_measure_is_of_the_layers_that_have_it():
+    layers = next(train(configs_of("rezero"))).layers
     assert list(layers) == list(MEASURES)
     for name, (numbers, values) in layers.items():
-        last = DEPTH if MEASURES[name].hidden_only else DEPTH + 1
-        assert list(numbers) == list(range(1, last + 1)), name
-        assert values.shape == (NETWORKS, last), name
+        of = {"all": [1, 2, 3, 4], "hidden": [1, 2, 3], "gated": [2, 3]}[MEASURES[name].of]
+        assert list(numbers) == of, name
+        assert values.shape == (NETWORKS, len(of)), name
         assert values.dtype == np.float64
+    assert "gate" not in next(train(configs_of("plain"))).layers
 
 
 def view(scale=1.0, activation="tanh", dtype=torch.float32, **replaced):
@@ -170,7 +170,9 @@ def view(scale=1.0, activation="tanh", dtype=torch.float32, **replaced):
     units, weights = ((5, 4), (5, 4), (5, 3)), ((4, 6), (4, 4), (3, 4))
     fields = {"z": some(*units), "a": some(*units[:2]), "delta": some(*units)}
     fields |= {"weights": some(*weights), "grads": some(*weights), "updates": some(*weights)}
-    return View(activation=activation, **(fields | replaced))
+    fields |= replaced
+    slope = ACTIVATIONS[activation].slope
+    return View(activation=activation, slope=lambda layer, n: slope(n), n=fields["z"][:-1], **fields)
 
 
 EXTREMES = {"tiny": 1e-30, "denormal": 1e-40, "large": 1e30, "near-the-end": 1e37}
@@ -179,7 +181,8 @@ EXTREMES = {"tiny": 1e-30, "denormal": 1e-40, "large": 1e30, "near-the-end": 1e3
 @pytest.mark.parametrize("scale", EXTREMES.values(), ids=EXTREMES)
 def test_no_norm_of_float32_underflows_or_overflows(scale):
     narrow = view(scale)
-    wide = View(activation="tanh", **{k: [t.double() for t in v] for k, v in vars(narrow).items() if k != "activation"})
+    tensors = {k: [t.double() for t in v] for k, v in vars(narrow).items() if k not in ("activation", "slope")}
+    wide = View(activation="tanh", slope=narrow.slope, **tensors)
     for name in ("activation_rms", "activation_mean", "preactivation_rms", "delta_rms", "grad_norm", "weight_norm"):
         found, expected = MEASURES[name].function(narrow), MEASURES[name].function(wide)
         assert found.dtype == torch.float64

@@ -9,19 +9,22 @@ from conftest import configure
 from torch import nn
 
 from bpexp.init import INITS
-from bpexp.models import MLP, Trace
-from bpexp.spec import ACTIVATIONS
+from bpexp.models import LSUV_TOLERANCE, MLP, DeadNetworkError, Trace
+from bpexp.spec import ACTIVATIONS, NORMS, RESIDUALS
 from bpexp.streams import generator
 
 NETWORKS, SAMPLES, FEATURES, OUTPUTS, WIDTH = 3, 5, 7, 4, 6
 
 MODULES = {
+    "celu": nn.CELU,
     "elu": nn.ELU,
     "gelu": nn.GELU,
     "gelu_tanh": lambda: nn.GELU("tanh"),
     "hardtanh": nn.Hardtanh,
     "identity": nn.Identity,
     "leaky_relu": nn.LeakyReLU,
+    "mish": nn.Mish,
+    "prelu": lambda: nn.PReLU(dtype=torch.float64),
     "relu": nn.ReLU,
     "selu": nn.SELU,
     "sigmoid": nn.Sigmoid,
@@ -42,38 +45,56 @@ class Times(nn.Module):
 
 
 class Skip(nn.Sequential):
+    def __init__(self, scale, *modules):
+        super().__init__(*modules)
+        self.scale = scale
+
     def forward(self, x):
-        return x + super().forward(x)
+        return x + self.scale * super().forward(x)
+
+
+NORM_MODULES = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerNorm}
 
 
 def sequential(model, parameters, network, masks):
-    """One network of the group from torch's modules alone."""
-    linears = []
-    for weight, bias in zip(parameters[: model.depth + 1], parameters[model.depth + 1 :], strict=True):
+    """One network of the group from torch's modules alone; norms and slopes as torch starts them."""
+    linears, p = [], model.sort(parameters)
+    for weight, bias in zip(p.weights, p.biases, strict=True):
         linear = nn.Linear(weight.shape[2], weight.shape[1], dtype=weight.dtype)
         linear.load_state_dict({"weight": weight[network], "bias": bias[network]})
         linears.append(linear)
     blocks = []
     for layer, linear in enumerate(linears[:-1]):
-        kind = Skip if model.residual == "plain" and layer > 0 else nn.Sequential
         dropped = [Times(masks[layer][network])] if masks else []
-        blocks.append(kind(linear, MODULES[model.activation](), *dropped))
+        norm = NORM_MODULES[model.norm](WIDTH, dtype=torch.float64)
+        branch = (linear, norm, MODULES[model.activation](), *dropped)
+        if layer == 0 or model.residual == "none":
+            blocks.append(nn.Sequential(*branch))
+        else:
+            gate = p.gates[layer - 1][network] if p.gates else 1.0
+            blocks.append(Skip({"scaled": 1 / math.sqrt(model.depth), "rezero": gate}.get(model.residual, 1.0), *branch))
     return nn.Sequential(*blocks, linears[-1])
 
 
 def networks(depth=3, **values):
-    configs = [configure({"seed": seed, "model.depth": depth, "init.bias_std": 0.3}) for seed in range(NETWORKS)]
-    model = MLP(FEATURES, OUTPUTS, depth, WIDTH, values.get("activation", "tanh"), values.get("residual", "none"))
-    return model, configs
+    given = {"model.depth": depth, "init.bias_std": 0.3, "init.gate": 0.4}
+    configs = [configure(given | {"seed": seed}) for seed in range(NETWORKS)]
+    return MLP(FEATURES, OUTPUTS, depth, WIDTH, values.pop("activation", "tanh"), **values), configs
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "dropout"])
-@pytest.mark.parametrize("residual", ["none", "plain"])
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_forward_is_torchs_network_by_network(activation, residual, masked):
+@pytest.mark.parametrize(
+    "values",
+    [
+        *({"activation": activation} for activation in ACTIVATIONS),
+        *({"residual": residual, "norm": norm} for residual in RESIDUALS for norm in NORMS),
+    ],
+    ids=lambda values: "-".join(values.values()),
+)
+def test_forward_is_torchs_network_by_network(values, masked):
     stream = torch.Generator().manual_seed(0)
     for depth in (1, 3):
-        model, configs = networks(depth, activation=activation, residual=residual)
+        model, configs = networks(depth, **values)
         parameters = model.parameters(configs, torch.float64)
         x = torch.randn(NETWORKS, SAMPLES, FEATURES, generator=stream, dtype=torch.float64)
         kept = torch.rand(depth, NETWORKS, SAMPLES, WIDTH, generator=stream, dtype=torch.float64) > 0.3
@@ -90,16 +111,21 @@ def test_forward_is_torchs_network_by_network(activation, residual, masked):
                 h = block(h)
                 if layer < depth:
                     torch.testing.assert_close(trace.a[layer][network], h, rtol=0, atol=1e-13)
-        assert (len(trace.z), len(trace.a)) == (depth + 1, depth)
+        assert (len(trace.z), len(trace.n), len(trace.a)) == (depth + 1, depth, depth)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 5])
 def test_shapes(depth):
     model, configs = networks(depth)
     weights = [(WIDTH, FEATURES), *[(WIDTH, WIDTH)] * (depth - 1), (OUTPUTS, WIDTH)]
-    assert model.shapes() == weights
-    shapes = [tuple(p.shape) for p in model.parameters(configs, torch.float32)]
-    assert shapes == [(NETWORKS, *w) for w in weights] + [(NETWORKS, w[0]) for w in weights]
+    assert [slot.shape for slot in model.slots()] == weights + [w[:1] for w in weights]
+    model, configs = networks(depth, norm="batch", residual="rezero", activation="prelu")
+    slots = model.slots()
+    found = [tuple(p.shape) for p in model.parameters(configs, torch.float32)]
+    assert found == [(NETWORKS, *slot.shape) for slot in slots]
+    hidden = list(range(1, depth + 1))
+    layers = {kind: [slot.layer for slot in slots if slot.kind == kind] for kind in ("norm_weight", "gate", "slope")}
+    assert layers == {"norm_weight": hidden, "gate": hidden[1:], "slope": hidden}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -110,7 +136,8 @@ def test_parameters_come_from_the_seeds_own_stream_layer_by_layer(dtype):
     parameters = model.parameters(configs, dtype)
     for network, config in enumerate(configs):
         stream = generator(config.seed, "init")
-        for layer, (fan_out, fan_in) in enumerate(model.shapes()):
+        shapes = [slot.shape for slot in model.slots() if slot.kind == "weight"]
+        for layer, (fan_out, fan_in) in enumerate(shapes):
             bound = 1 / math.sqrt(fan_in)
             weight = torch.empty(fan_out, fan_in, dtype=dtype).uniform_(-bound, bound, generator=stream)
             bias = torch.empty(fan_out, dtype=dtype).uniform_(-bound, bound, generator=stream)
@@ -121,11 +148,13 @@ def test_parameters_come_from_the_seeds_own_stream_layer_by_layer(dtype):
 @pytest.mark.parametrize("init", INITS)
 def test_a_network_draws_the_same_parameters_alone_and_in_a_group(init):
     model, configs = networks()
-    others = [name for name in INITS if name not in (init, "zeros")]
+    others = [name for name in INITS if name not in (init, "zeros", "fixup")]
+    configs[1].init.bias_std = 0.0 if init == "fixup" else 0.3
+    batches = torch.randn(NETWORKS, 20, FEATURES, generator=torch.Generator().manual_seed(1))
     for network, config in enumerate(configs):
         config.init.name = init if network == 1 else others[network]
-    together = model.parameters(configs, torch.float32)
-    alone = model.parameters([configs[1]], torch.float32)
+    together = model.parameters(configs, torch.float32, lambda network: batches[network])
+    alone = model.parameters([configs[1]], torch.float32, lambda network: batches[1])
     assert all(torch.equal(one[0], group[1]) for one, group in zip(alone, together, strict=True))
 
 
@@ -175,3 +204,59 @@ def test_different_seeds_draw_different_numbers():
     model, configs = networks()
     for parameter in model.parameters(configs, torch.float64):
         assert not any(torch.equal(a, b) for a, b in itertools.combinations(parameter, 2))
+
+
+def test_norms_start_at_the_identity_gates_at_their_first_value_and_slopes_at_a_quarter():
+    model, configs = networks(norm="layer", residual="rezero", activation="prelu")
+    configs[1].init.gate = -0.5
+    p = model.sort(model.parameters(configs, torch.float64))
+    assert all((weight == 1).all() for weight in p.norm_weights)
+    assert not any(bias.any() for bias in p.norm_biases)
+    assert [gate.tolist() for gate in p.gates] == [[0.4, -0.5, 0.4]] * 2
+    assert [slope.tolist() for slope in p.slopes] == [[0.25] * 3] * 3
+
+
+def test_batch_norm_uses_the_statistics_that_are_given_and_hands_out_those_of_the_batch():
+    model, configs = networks(norm="batch")
+    parameters = model.parameters(configs, torch.float64)
+    x = torch.randn(NETWORKS, SAMPLES, FEATURES, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    trace = Trace()
+    outputs = model(x, parameters, trace=trace)
+    for z, (mean, variance) in zip(trace.z, trace.statistics, strict=False):
+        torch.testing.assert_close(mean, z.mean(1), rtol=0, atol=1e-14)
+        torch.testing.assert_close(variance, z.var(1, correction=0), rtol=1e-12, atol=0)
+    again = model(x, parameters, statistics=trace.statistics)
+    torch.testing.assert_close(again, outputs, rtol=0, atol=1e-13)
+    one = model(x[:, :1], parameters, statistics=trace.statistics)
+    torch.testing.assert_close(one, outputs[:, :1], rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize(("gain", "bias_std"), [(1.0, 0.0), (1.5, 0.5)])
+def test_lsuv_gives_every_layer_the_variance_that_is_asked(activation, gain, bias_std):
+    model, configs = networks(8, activation=activation)
+    for config in configs:
+        config.init.name, config.init.gain, config.init.bias_std = "lsuv", gain, bias_std
+    batches = torch.randn(NETWORKS, 64, FEATURES, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    parameters = model.parameters(configs, torch.float64, lambda network: batches[network])
+    trace = Trace()
+    model(batches, parameters, trace=trace)
+    for z in trace.z:
+        assert ((z.var((1, 2), correction=0) / gain**2 - 1).abs() < LSUV_TOLERANCE).all()
+
+
+DEAD = {
+    "input": ({}, 0.0, "layer 1 have the variance 0 on the first batch: the network is dead there"),
+    "biases": ({"init.bias_std": 30.0}, 1.0, "after 10 passes, not 1; choose a smaller init.bias_std"),
+    "overflow": ({}, math.inf, "layer 1 have the variance nan on the first batch: the network is dead there"),
+}
+
+
+@pytest.mark.parametrize(("values", "scale", "message"), DEAD.values(), ids=DEAD)
+def test_lsuv_on_a_dead_network(values, scale, message):
+    model, configs = networks()
+    dead = configure({"init.name": "lsuv"} | values)
+    batches = [torch.ones(8, FEATURES), scale * torch.randn(8, FEATURES, generator=torch.Generator().manual_seed(0))]
+    with pytest.raises(DeadNetworkError, match="init: lsuv: the outputs of .*" + message) as error:
+        model.parameters([configs[0], dead], torch.float32, lambda network: batches[network])
+    assert error.value.network == 1

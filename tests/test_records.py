@@ -22,7 +22,8 @@ from bpexp.spec import UserError
 from bpexp.train import Divergence, Snapshot
 
 DEPTH, NETWORKS = 2, 4
-LAYERS = {name: DEPTH if measure.hidden_only else DEPTH + 1 for name, measure in MEASURES.items()}
+OF = {"all": range(1, DEPTH + 2), "hidden": range(1, DEPTH + 1), "gated": range(2, DEPTH + 1)}
+LAYERS = {name: OF[measure.of] for name, measure in MEASURES.items()}
 OF_NETWORK = ("train_accuracy", "val_loss", "grad_norm")
 
 
@@ -40,7 +41,7 @@ def snapshot(step, since, finished=(), diverged=None):
     return Snapshot(
         step=step,
         train_loss=np.array(losses, dtype=float),
-        layers={name: (range(1, count + 1), values(range(1, count + 1), name)) for name, count in LAYERS.items()},
+        layers={name: (layers, values(layers, name)) for name, layers in LAYERS.items()},
         networks={name: values([None], name)[:, 0] for name in OF_NETWORK},
         finished=np.isin(range(NETWORKS), finished),
         diverged=diverged or {},
@@ -64,8 +65,8 @@ def expected(network, steps, measured):
             called = {1: "hidden_1", 2: "hidden_2", 3: "output"}[layer]
             rows += [
                 (step, layer, called, name, value_of(network, step, layer, name))
-                for name, count in LAYERS.items()
-                if layer <= count
+                for name, layers in LAYERS.items()
+                if layer in layers
             ]
     return polars.DataFrame(rows, schema=SCHEMA, orient="row")
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import polars
@@ -38,6 +39,14 @@ def sweep(*arguments):
     return folder, read_results(folder)
 
 
+def sweep_of_two(*arguments):
+    """Run two networks of which the second fails; return the folder and the results."""
+    folder = Path("outputs/gradient_flow")
+    with pytest.raises(FailedJobsError):
+        call("gradient_flow", ["-m", *TINY, *AXES, *arguments])
+    return folder, read_results(folder)
+
+
 def strict(path):
     """Read JSON as the standard has it: no NaN, no Infinity."""
 
@@ -61,6 +70,10 @@ CASES = {
     "momentum": ["optimizer=momentum"],
     "nesterov": ["optimizer=nesterov", "optimizer.l2=0.01", "optimizer.weight_decay=0.01"],
     "residual": ["model.residual=plain", "init=pytorch"],
+    "rezero": ["model.residual=rezero", "model.norm=layer", "optimizer=adam", "clip=adaptive"],
+    "batch-norm": ["model.norm=batch", "model.input_dropout=0.1", "label_smoothing=0.1", "optimizer.max_norm=1"],
+    "critical": ["init=critical", "optimizer.schedule=cosine", "optimizer.warmup=2"],
+    "lsuv": ["init=lsuv", "model.activation=prelu", "model.residual=scaled"],
     "initial-state": ["train.steps=0"],
     "whole-batch": ["train.batch_size=100", "data.train_size=100"],
     "float64": ["dtype=float64", "model.activation=selu"],
@@ -77,18 +90,19 @@ def test_one_network(arguments, request):
     depth = 1 if case == "one-layer" else 3
     measured = [step for step in (0, 2, 4) if step <= steps]
     whole = WHOLE - ACCURACIES if case == "regression" else WHOLE
-    whole = whole | {"clip_fraction"} if "clip" in case else whole
+    whole = whole | {"clip_fraction"} if "clip" in case or case == "rezero" else whole
 
     assert dict(records.schema) == SCHEMA
     of_network = records.filter(polars.col("layer").is_null())
     assert of_network.filter(polars.col("measure") == "train_loss")["step"].to_list() == list(range(steps + 1))
     for step in measured:
         assert set(of_network.filter(polars.col("step") == step)["measure"]) == whole
+    every = range(1, depth + 2)
     places = {
         (step, layer, name)
         for step in measured
         for name, measure in MEASURES.items()
-        for layer in range(1, depth + (1 if measure.hidden_only else 2))
+        for layer in {"all": every, "hidden": every[:-1], "gated": every[1:-1] if case == "rezero" else []}[measure.of]
     }
     of_layers = records.filter(polars.col("layer").is_not_null())
     assert set(of_layers.select("step", "layer", "measure").rows()) == places
@@ -100,12 +114,12 @@ def test_one_network(arguments, request):
     assert (row["status"], row["error"], row["step"]) == ("ok", None, steps)
     assert (row["diverged_step"], row["diverged_layer"]) == (None, None)
     assert row["verdict"] == ("vanishing" if case == "zeros" else "healthy")
-    assert (row["backward_gain"] is None) == (case in ("zeros", "one-layer"))
+    assert (row["backward_gain"] is None) == (case in ("zeros", "one-layer", "rezero"))
     last = dict(of_network.filter(polars.col("step") == steps).select("measure", "value").rows())
     for name in MEASURE_COLUMNS:
         assert row[name] == last.get(name), name
     assert row["trained"] is False
-    if "clip" in case:
+    if case.startswith("clip"):
         assert row["clip_fraction"] == (1.0 if case == "clip-norm" else 0.0)
     assert run["row"] == {name: row[name] for name in run["row"]}
 
@@ -320,3 +334,10 @@ def test_an_interval_longer_than_the_training():
     _, row, records = one("train.measure_every=9000000000000000000", "train.steps=3")
     assert row["step"] == 3
     assert records.filter(polars.col("measure") == "delta_rms")["step"].unique().sort().to_list() == [0, 3]
+
+
+def test_a_network_that_cannot_be_initialized_fails_and_the_others_train():
+    folder, results = sweep_of_two("init=lsuv", "init.bias_std=0,100")
+    assert results["status"].to_list() == ["ok", "failed"]
+    assert results["error"][1].startswith("init: lsuv: the outputs of layer 1 have the variance")
+    assert len(read_records(folder / results["job"][0])) > 0

@@ -8,6 +8,9 @@ from bpexp.spec import UserError
 from bpexp.validation import Criterion, parse_criterion, validate
 
 
+ADAM = {"optimizer.name": "adam", "optimizer.beta1": 0.9, "optimizer.beta2": 0.999}
+
+
 def message(values):
     with pytest.raises(UserError) as caught:
         validate(configure(values))
@@ -30,10 +33,16 @@ OUT_OF_RANGE = [
     ("model.width", 0, "must be at least 1"),
     ("model.dropout", 1.0, "must be at least 0 and below 1"),
     ("model.dropout", -0.1, "must be at least 0 and below 1"),
+    ("model.input_dropout", 1.0, "must be at least 0 and below 1"),
+    ("label_smoothing", 1.0, "must be at least 0 and below 1"),
     ("init.gain", -1.0, "must be at least 0"),
     ("init.bias_std", -1.0, "must be at least 0"),
     ("optimizer.lr", -0.1, "must be at least 0"),
     ("optimizer.momentum", 1.0, "must be at least 0 and below 1"),
+    ("optimizer.beta1", 1.0, "must be at least 0 and below 1"),
+    ("optimizer.beta2", -0.1, "must be at least 0 and below 1"),
+    ("optimizer.max_norm", 0.0, "must be greater than 0"),
+    ("optimizer.warmup", -1, "must be at least 0"),
     ("optimizer.l2", -0.1, "must be at least 0"),
     ("optimizer.weight_decay", -0.1, "must be at least 0"),
     ("clip.threshold", 0.0, "must be greater than 0"),
@@ -50,7 +59,7 @@ def test_out_of_range(name, value, bound):
 
 def test_every_number_has_a_range():
     numbers = {name for name, key in spec.keys().items() if key.type in (int, float)}
-    assert numbers == {name for name, _, _ in OUT_OF_RANGE}
+    assert numbers == {name for name, _, _ in OUT_OF_RANGE} | {"init.gate"}  # a gate may be negative
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -86,7 +95,7 @@ def test_unknown_choice_lists_the_choices(name):
 
 def test_a_near_choice_is_suggested():
     assert message({"model.activation": "rellu"}).startswith(
-        "model.activation: unknown 'rellu'; did you mean 'relu'? choose from elu, gelu, "
+        "model.activation: unknown 'rellu'; did you mean 'relu'? choose from celu, elu, "
     )
 
 
@@ -95,13 +104,58 @@ def test_a_near_choice_is_suggested():
     [
         (
             {"clip.threshold": 1.0},
-            "clip.threshold: 1.0 would be ignored by clip=none; choose clip=norm or clip=value",
+            "clip.threshold: 1.0 would be ignored by clip=none; choose clip=norm or clip=value or clip=adaptive",
         ),
         (
             {"optimizer.momentum": 0.9},
             "optimizer.momentum: 0.9 would be ignored by optimizer=sgd; "
             "choose optimizer=momentum or optimizer=nesterov",
         ),
+        (
+            {"optimizer.beta1": 0.9},
+            "optimizer.beta1: 0.9 would be ignored by optimizer=sgd; choose optimizer=adam or optimizer=adamw",
+        ),
+        (
+            ADAM | {"optimizer.momentum": 0.9},
+            "optimizer.momentum: 0.9 would be ignored by optimizer=adam; "
+            "choose optimizer=momentum or optimizer=nesterov",
+        ),
+        ({"optimizer.name": "adam"}, "optimizer.beta1: null is not a number; optimizer=adam needs one"),
+        (
+            ADAM | {"optimizer.weight_decay": 0.1},
+            "optimizer.weight_decay: 0.1 is decoupled, which makes adam adamw; choose optimizer=adamw, or optimizer.l2",
+        ),
+        (
+            {"optimizer.warmup": 300},
+            "optimizer.warmup: 300 steps would end after train.steps=200; choose at most 200",
+        ),
+        (
+            {"model.residual": "scaled", "model.depth": 1},
+            "model.residual: scaled would be ignored by model.depth=1, whose input is of another size",
+        ),
+        (
+            {"init.gate": 0.5, "model.residual": "plain"},
+            "init.gate: 0.5 would be ignored by model.residual=plain; choose model.residual=rezero",
+        ),
+        (
+            {"model.norm": "batch", "train.batch_size": 1},
+            "model.norm: batch needs more than one sample to normalize over, and train.batch_size is 1; "
+            "choose a larger batch or model.norm=layer",
+        ),
+        (
+            {"model.norm": "layer", "model.width": 1},
+            "model.norm: layer needs more than one unit to normalize over, and model.width is 1; choose a larger width",
+        ),
+        (
+            {"init.name": "lsuv", "init.gain": 0.0},
+            "init.gain: 0.0 leaves lsuv no variance to reach; choose a positive one",
+        ),
+        (
+            {"init.name": "fixup"},
+            "init: fixup starts every residual branch at zero, and model.residual=none has none; "
+            "choose model.residual=plain, scaled or rezero",
+        ),
+        ({"label_smoothing": 0.1, "loss": "mse"}, "label_smoothing: 0.1 would be ignored by loss=mse"),
         (
             {"init.name": "zeros", "init.gain": 2.0},
             "init.gain: 2.0 would be ignored by init=zeros; choose another init",
@@ -142,8 +196,31 @@ def test_values_that_contradict_each_other(values, said):
     assert message(values) == said
 
 
-def test_mse_on_classes_is_allowed():
-    validate(configure({"loss": "mse"}))
+ALLOWED = {
+    "mse on classes": {"loss": "mse"},
+    "adamw with decay": ADAM | {"optimizer.name": "adamw", "optimizer.weight_decay": 0.1},
+    "a schedule that is not reached": {"optimizer.schedule": "cosine", "optimizer.warmup": 5, "train.steps": 0},
+    "a warm-up to the end": {"optimizer.warmup": 200},
+    "a negative gate": {"init.gate": -1.0, "model.residual": "rezero"},
+    "critical": {"init.name": "critical"},
+    "fixup": {"init.name": "fixup", "model.residual": "plain"},
+}
+
+
+@pytest.mark.parametrize("values", ALLOWED.values(), ids=ALLOWED)
+def test_allowed(values):
+    validate(configure(values))
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"init.name": "critical", "model.activation": "softplus"}, "init: critical: softplus has no critical point"),
+        ({"init.name": "fixup", "model.residual": "plain", "model.activation": "relu"}, "init: fixup starts branches at"),
+    ],
+)
+def test_an_initialization_that_the_activation_does_not_allow(values, said):
+    assert message(values).startswith(said)
 
 
 def test_criterion():

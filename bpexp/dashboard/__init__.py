@@ -168,6 +168,7 @@ def write_run(folder: Path, records: polars.DataFrame, config: spec.Config, row:
             events.image(f"heatmap/{name}", int(steps[-1]), png)
     if "grad_norm" in grids:
         _add_gradients(events, grids["grad_norm"], run.of_network("grad_norm"))
+    _add_gates(events, run.of_layers("gate"))
     _add_network(events, run)
     _add_outcome(events, row, run.last)
     changes = _changes(grids.get("delta_rms"), config.model.depth)
@@ -212,6 +213,16 @@ def _add_gradients(events: Events, grid: Grid, whole: Grid | None) -> None:
     if whole is not None:
         events.scalars("gradients/log10_whole_network", whole.steps.tolist(), _log10(whole.values[0]).tolist())
         _add_counts(events, "grad_norm_of_network", whole)
+
+
+def _add_gates(events: Events, grid: Grid | None) -> None:
+    if grid is None:
+        return
+    finite = np.isfinite(grid.values).any(0)
+    if finite.any():
+        ends = np.nanquantile(np.where(np.isfinite(grid.values), grid.values, np.nan)[:, finite], [0.5, 0, 1], axis=0)
+        for word, curve in zip(("median", "smallest", "largest"), ends, strict=True):
+            events.scalars(f"gates/{word}_of_layers", grid.steps[finite].tolist(), curve.tolist())
 
 
 def _add_network(events: Events, run: Records) -> None:

@@ -46,9 +46,10 @@ def card(row: Mapping[str, Any], config: spec.Config, changes: Sequence[Change])
 
 def _describe_network(config: spec.Config) -> str:
     model, optimizer = config.model, config.optimizer
+    norm = "" if model.norm == "none" else f", {model.norm} norm"
     residual = "" if model.residual == "none" else f", {model.residual} residuals"
     return (
-        f"{model.depth} hidden layers of {model.width} {model.activation} units{residual}, init {config.init.name} "
+        f"{model.depth} hidden layers of {model.width} {model.activation} units{norm}{residual}, init {config.init.name} "
         f"with gain {config.init.gain:g}, on {config.data.name}, {optimizer.name} with lr {optimizer.lr:g}, "
         f"seed {config.seed}"
     )
@@ -110,6 +111,10 @@ def advice(row: Mapping[str, Any], config: spec.Config) -> list[str]:
         tips += _balance(row, config)
     if verdict == "vanishing" and config.model.residual == "none":
         tips.append("`model.residual=plain`: gives the gradient a way past each layer.")
+    if verdict == "exploding" and config.model.residual == "plain":
+        tips.append("`model.residual=scaled`: branches of 1/sqrt(L) add up to a bounded growth.")
+    if verdict in ("vanishing", "exploding") and config.model.norm == "none":
+        tips.append("`model.norm=layer`: sets the size of the signal anew in every layer.")
     if verdict == "healthy" and not diverged and config.train.steps > 0:
         if row.get("trained"):
             return [f"Nothing is to be mended; `model.depth={2 * config.model.depth}` is harder."]

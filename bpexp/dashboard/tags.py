@@ -44,6 +44,8 @@ def describe(tag: str) -> str:
         )
     if group == "gradients":
         return f"log10 of {define('grad_norm')}, {_PLACES[name.split('_')[1]]}, over the steps. {_FLOORED}"
+    if group == "gates":
+        return f"{define('gate')}, {_PLACES[name.split('_')[0]]} that have one, over the steps."
     if group == "heatmap":
         return (
             f"{define(name)}: layer 1 (next to the input) at the bottom, the output at the top, measured steps from "

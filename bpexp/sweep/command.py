@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from bpexp import spec
-from bpexp.data import DATA, check_finite
+from bpexp.data import check_contents
 from bpexp.spec import UserError
 from bpexp.sweep import grid, results
 from bpexp.sweep.compose import Composer, parse
@@ -169,9 +169,9 @@ def check_machine(configs: Sequence[spec.Config]) -> None:
 
         if not torch.cuda.is_available():
             raise UserError("device: cuda was asked for, but there is none; choose auto or cpu")
-    for name in dict.fromkeys(config.data.name for config in configs):
+    for name, root in dict.fromkeys((config.data.name, config.data.root) for config in configs):
         try:
-            check_finite(name, *DATA[name].read())
+            check_contents(name, root)
         except ValueError as error:
             raise UserError(str(error)) from None
 
