@@ -111,42 +111,55 @@ def predicted_verdict(prediction: Prediction | None) -> str | None:
 def predict_cells(numbered: polars.DataFrame) -> dict[int, Prediction | None]:
     """Return the mean-field prediction of every cell, from its own sizes, gain, biases and training data.
 
-    Edge:    None where the theory has no dropout in it
+    Edge:    None where theory has no answer, and where the data that the cell learnt is no longer in its folder; a key
+             that older results have not is at its default
     """
-    from bpexp.data import DATA
-    from bpexp.theory import predict
+    defaults = {name.removesuffix(".name"): declared.default for name, declared in spec.keys().items()}
+    return {
+        int(cell): predict_cell(defaults | jobs.row(0, named=True), tuple(sorted(set(jobs["seed"]))))
+        for (cell,), jobs in numbered.group_by("cell", maintain_order=True)
+    }
 
-    found: dict[int, Prediction | None] = {}
-    for (cell,), jobs in numbered.group_by("cell", maintain_order=True):
-        one = jobs.row(0, named=True)
-        data = DATA[one["data"]]
-        found[int(cell)] = (
-            None
-            if one["model.dropout"] > 0
-            else predict(
-                one["model.activation"],
-                one["init"],
-                one["model.depth"],
-                one["model.width"],
-                data.features,
-                data.outputs,
-                one["init.gain"],
-                one["init.bias_std"],
-                input_lengths(data.name, one["data.train_size"], tuple(sorted(set(jobs["seed"])))),
-                one["model.residual"],
-            )
+
+def predict_cell(one: Mapping[str, Any], seeds: tuple[int, ...]) -> Prediction | None:
+    """Return the prediction of one cell, given the values of its keys; None as `predict_cells` says."""
+    from bpexp.data import describe
+    from bpexp.theory import NoPrediction, predict
+
+    try:
+        data = describe(one["data"], one["data.root"])
+        lengths = input_lengths(data.name, one["data.root"], one["data.train_size"], seeds)
+    except ValueError:
+        return None
+    try:
+        return predict(
+            one["model.activation"],
+            one["init"],
+            one["model.depth"],
+            one["model.width"],
+            data.features,
+            data.outputs,
+            one["init.gain"],
+            one["init.bias_std"],
+            lengths,
+            one["model.residual"],
+            norm=one["model.norm"],
+            gate=one["init.gate"],
+            dropout=one["model.dropout"],
+            input_dropout=one["model.input_dropout"],
         )
-    return found
+    except NoPrediction:
+        return None
 
 
 @functools.cache
-def input_lengths(data: str, train_size: int | None, seeds: tuple[int, ...]) -> np.ndarray[Any, Any]:
+def input_lengths(data: str, root: str | None, train_size: int | None, seeds: tuple[int, ...]) -> np.ndarray[Any, Any]:
     """Return LENGTHS mean squares of training inputs that stand for those of all the seeds' training samples."""
     import torch
 
     from bpexp.data import load
 
-    parts = [load(data, seed, train_size=train_size, dtype=torch.float64).x_train for seed in seeds]
+    parts = [load(data, seed, root=root, train_size=train_size, dtype=torch.float64).x_train for seed in seeds]
     lengths = np.sort(torch.cat(parts).square().mean(1).numpy())
     return np.array([part.mean() for part in np.array_split(lengths, min(LENGTHS, len(lengths)))])
 

@@ -1,15 +1,15 @@
-"""Mean-field predictions against closed forms, published values and random networks."""
+"""Moments, length maps and selu's map against closed forms, published values and sums."""
 
+import itertools
 import math
-import re
 
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad
 
 from bpexp import spec
 from bpexp.activations import ACTIVATIONS, CONSTANTS, Activation
-from bpexp.init import INITS, initialize
 from bpexp.rules.table import RULES
 from bpexp.theory import (
     activation_mean,
@@ -17,12 +17,15 @@ from bpexp.theory import (
     chi_1,
     fixed_point,
     length_map,
-    predict,
     resolve,
+    selu_constants,
+    selu_contraction,
+    selu_jacobian,
+    selu_map,
     slope_second_moment,
 )
 
-TABLED = [name for name in ACTIVATIONS if name in RULES]
+TABLED = [name for name in ACTIVATIONS if name in RULES and name != "prelu"]  # of which the rule has a second argument
 LENGTHS = np.array([1e-12, 1e-3, 0.3, 1.0, 7.0, 400.0, 1e6])
 
 
@@ -138,144 +141,65 @@ def test_selu_keeps_unit_length():
     assert float(activation_mean("selu", 1.0)) == pytest.approx(0, abs=1e-10)
 
 
-GAINS = [
-    ("identity", "lecun", 1.0, 1.0),
-    ("tanh", "pytorch", 1e-12, 1 / math.sqrt(3)),
-    ("relu", "pytorch", 1.0, 1 / math.sqrt(6)),
-    ("relu", "glorot", 1.0, 1 / math.sqrt(2)),
-    ("relu", "he", 1.0, 1.0),
-    ("relu", "he_uniform", 1.0, 1.0),
-    ("relu", "orthogonal", 1.0, 1 / math.sqrt(2)),
-]
+def test_a_fixed_point_close_to_another_is_not_passed_over():
+    """mish at this gain: lengths come to rest at q = 1.5, just below an unstable point at 1.6."""
+    length = fixed_point("mish", 2.0195461, 0.09)
+    assert 1.4 < length < 1.6
+    assert float(length_map("mish", length, 2.0195461, 0.09)) == pytest.approx(length, rel=1e-12)
 
 
-@pytest.mark.parametrize(("activation", "init", "square", "gain"), GAINS)
-def test_backward_gains_of_the_claims(activation, init, square, gain):
-    """Claims 1 and 2; tanh is in its linear regime with no bias and a small input."""
-    prediction = predict(activation, init, 20, 256, 256, 10, 1.0, 0.0, [square])
-    assert prediction.backward_gain == pytest.approx(gain, rel=1e-9)
-    np.testing.assert_allclose(prediction.delta_rms, gain ** np.arange(19, -1, -1.0), rtol=1e-8)
+def test_lengths_grow_without_bound_or_to_a_large_one():
+    assert fixed_point("gelu", 4.0, 0.0) == math.inf
+    assert fixed_point("relu", 2 - 1e-9, 1.0) == pytest.approx(2e9, rel=1e-6)
 
 
-def test_glorot_relu_over_thirty_layers():
-    """Claim 2: 1/sqrt(2) a layer is 3.1e-5 over 30 of them."""
-    prediction = predict("relu", "glorot", 31, 64, 64, 10, 1.0, 0.0, [1.0])
-    assert prediction.delta_rms[0] == pytest.approx(2.0**-15, rel=1e-9)
+def test_selu_constants_are_those_published():
+    """Claim 10."""
+    alpha, scale = selu_constants()
+    assert alpha == pytest.approx(1.6732632423543772848170429916717, abs=1e-14)
+    assert scale == pytest.approx(1.0507009873554804934193349852946, abs=1e-14)
 
 
-def test_samples_are_averaged_as_mean_squares():
-    """He keeps each sample's length: the rms over samples is the root of the mean of their mean squares."""
-    prediction = predict("relu", "he", 3, 64, 64, 64, 1.0, 0.0, [1.0, 7.0])
-    np.testing.assert_allclose(prediction.preactivation_rms, math.sqrt(8.0), rtol=1e-12)
-    np.testing.assert_allclose(prediction.activation_rms, 2.0, rtol=1e-12)
+def test_selu_constants_solve_the_fixed_point_equations():
+    """By an independent quadrature of the two integrals, to 1e-10."""
+    alpha, scale = selu_constants()
+
+    def integral(power):
+        def weighted(z):
+            y = scale * (z if z > 0 else alpha * math.expm1(z))
+            return y**power * math.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+
+        return sum(quad(weighted, *ends, epsabs=1e-13)[0] for ends in ((-40, 0), (0, 40)))
+
+    assert integral(1) == pytest.approx(0, abs=1e-10)
+    assert integral(2) == pytest.approx(1, abs=1e-10)
 
 
-def test_saturated_samples_pass_less_gradient():
-    small, large, both = (predict("tanh", "lecun", 2, 64, 64, 10, 1.0, 0.0, v) for v in ([0.01], [100], [0.01, 100]))
-    assert large.delta_rms[0] < both.delta_rms[0] < small.delta_rms[0]
+def test_selu_map_has_its_fixed_point_and_the_published_jacobian():
+    assert selu_map(0.0, 1.0) == pytest.approx((0, 1), abs=1e-12)
+    np.testing.assert_allclose(selu_jacobian(0.0, 1.0), [[0, 0.088834], [0, 0.782648]], atol=1e-5)
+    assert selu_contraction() == pytest.approx(0.7877, abs=1e-4)
 
 
-def test_deep_gains_leave_no_float_behind():
-    exploding = predict("relu", "normal", 400, 256, 64, 10, 1.0, 0.0, [1.0])
-    assert exploding.backward_gain == pytest.approx(math.sqrt(128), rel=1e-9)
-    assert exploding.preactivation_rms[0] == pytest.approx(8)
-    assert exploding.preactivation_rms[-1] == math.inf
-    vanishing = predict("tanh", "lecun", 1000, 64, 64, 10, 0.1, 0.0, [1.0])
-    assert vanishing.backward_gain == pytest.approx(0.1, rel=1e-3)
+def test_selu_jacobian_is_the_slope_of_the_map():
+    place, step = np.array([0.06, 1.3]), 1e-5
+    for column, unit in enumerate(np.eye(2)):
+        above, below = (np.array(selu_map(*(place + sign * step * unit), 0.08, 1.05)) for sign in (1, -1))
+        slope = (above - below) / (2 * step)
+        np.testing.assert_allclose(selu_jacobian(*place, 0.08, 1.05)[:, column], slope, atol=1e-8)
 
 
-def test_no_gradient_has_no_gain():
-    prediction = predict("tanh", "zeros", 3, 64, 64, 10, 1.0, None, [1.0])
-    assert math.isnan(prediction.backward_gain)
-    assert np.isnan(prediction.delta_rms).all()
-    np.testing.assert_array_equal(prediction.preactivation_rms, 0)
+def test_selu_contracts_in_the_papers_domain():
+    """Theorem 1 of Klambauer et al. 2017: |mean|, |omega| <= 0.1, variance in [0.8, 1.5], tau in [0.95, 1.1]."""
+    domain = itertools.product((-0.1, 0, 0.1), (0.8, 1.0, 1.25, 1.5), (-0.1, 0, 0.1), (0.95, 1.0, 1.1))
+    assert max(selu_contraction(*place) for place in domain) < 1
 
 
-def test_one_layer_has_no_gain():
-    prediction = predict("tanh", "lecun", 1, 64, 64, 10, 1.0, 0.0, [1.0])
-    assert math.isnan(prediction.backward_gain)
-    assert prediction.preactivation_rms.shape == (2,)
-    np.testing.assert_array_equal(prediction.delta_rms, [1.0])
-
-
-def random_network(activation, init, residual, inputs, *, depth, width, outputs, gain, bias_std, seed):
-    """Mean squares of z, h and delta of one network, by torch autograd of sum(c y) with random signs c."""
-    generator = torch.Generator().manual_seed(seed)
-    sizes = [inputs.shape[1], *[width] * depth, outputs]
-    h, zs, hs = inputs, [], []
-    for layer in range(1, depth + 2):
-        shape = (sizes[layer], sizes[layer - 1])
-        settings = {"gain": gain, "bias_std": bias_std, "generator": generator, "dtype": torch.float64}
-        weight, bias = initialize(init, shape, **settings)
-        z = (h @ weight.T + bias).requires_grad_()
-        zs.append(z)
-        if layer <= depth:
-            y = RULES[activation].reference(z)
-            h = h + y if residual == "plain" and layer > 1 else y
-            hs.append(h)
-    signs = torch.randint(0, 2, zs[-1].shape, generator=generator, dtype=torch.float64) * 2 - 1
-    deltas = torch.autograd.grad((zs[-1] * signs).sum(), zs[:-1])
-    return [np.array([float(t.detach().square().mean()) for t in group]) for group in (zs, hs, deltas)]
-
-
-NETWORKS = [
-    ("tanh", "pytorch", "none", None),
-    ("tanh", "lecun", "plain", 0.2),
-    ("relu", "he", "none", 0.0),
-    ("relu", "glorot", "plain", 0.0),
-    ("sigmoid", "glorot_uniform", "none", 0.3),
-    ("gelu", "orthogonal", "none", 0.1),
-    ("elu", "lecun_uniform", "plain", 0.0),
-]
-
-
-@pytest.mark.parametrize(("activation", "init", "residual", "bias_std"), NETWORKS)
-def test_prediction_is_what_random_networks_measure(activation, init, residual, bias_std):
-    """Width 256, depth 6, 24 networks, to 10 % in rms.
-
-    One network's mean squares vary by up to 30 %, which leaves a standard error of 3 % in rms; the fluctuations of
-    the lengths shift the last layers by up to 6 %, falling as 1/width.
-    """
-    scale = torch.tensor([0.5, 1.0, 2.0, 1.0], dtype=torch.float64)[:, None]
-    generator = torch.Generator().manual_seed(99)
-    inputs = torch.randn(4, 96, generator=generator, dtype=torch.float64) * scale
-    settings = {"depth": 6, "width": 256, "outputs": 200, "gain": 1.2, "bias_std": bias_std}
-    runs = [random_network(activation, init, residual, inputs, seed=seed, **settings) for seed in range(24)]
-    z, h, delta = (np.sqrt(np.mean([run[part] for run in runs], axis=0)) for part in range(3))
-    squares = inputs.square().mean(dim=1).numpy()
-    expected = predict(activation, init, features=96, input_mean_squares=squares, residual=residual, **settings)
-    np.testing.assert_allclose(z, expected.preactivation_rms, rtol=0.1)
-    np.testing.assert_allclose(h, expected.activation_rms, rtol=0.1)
-    np.testing.assert_allclose(delta / delta[-1], expected.delta_rms, rtol=0.1)
-
-
-GOOD = {
-    "activation": "tanh", "init": "he", "depth": 2, "width": 8, "features": 8, "outputs": 2, "gain": 1.0,
-    "bias_std": None, "input_mean_squares": [1.0],
-}  # fmt: skip
-BAD = [
-    (
-        "activation",
-        "tanhh",
-        "activation: unknown 'tanhh'; did you mean 'tanh'? choose from identity, sigmoid, tanh, relu",
-    ),
-    ("init", "hee", "init: unknown 'hee'; did you mean 'he'? choose from " + ", ".join(INITS)),
-    ("residual", "plane", "residual: unknown 'plane'; did you mean 'plain'? choose from none, plain"),
-    ("depth", 0, "depth: 0 is not at least 1"),
-    ("gain", -1.0, "gain: -1.0 is not a finite number of at least 0"),
-    ("bias_std", -0.5, "bias_std: -0.5 is not a finite number of at least 0"),
-    ("bias_std", math.nan, "bias_std: nan is not a finite number of at least 0"),
-    ("input_mean_squares", [], "input_mean_squares: shape (0,) is not one number a sample, (B,)"),
-    ("input_mean_squares", [1.0, math.nan], "input_mean_squares: not all are finite numbers of at least 0"),
-    ("activation", lambda x: 1 / (x * 0), "activation '<lambda>': not finite at x = "),
-    ("activation", lambda x: x.sum(), "activation '<lambda>': must map each number to one, but "),
-]
-
-
-@pytest.mark.parametrize(("key", "value", "message"), BAD)
-def test_bad_values_are_named(key, value, message):
-    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
-        predict(**{**GOOD, key: value})
+def test_selu_map_tends_to_its_fixed_point():
+    mean, variance = 0.1, 1.5
+    for _ in range(60):
+        mean, variance = selu_map(mean, variance)
+    assert (mean, variance) == pytest.approx((0, 1), abs=1e-5)
 
 
 def test_negative_variances_are_named():
