@@ -203,7 +203,17 @@ def _check_init(config: Config) -> None:
     if init.name == "fixup" and model.residual == "none":
         raise UserError(
             "init: fixup starts every residual branch at zero, and model.residual=none has none; "
-            "choose model.residual=plain, scaled or rezero"
+            "choose model.residual=plain or scaled, or rezero with init.gate=1"
+        )
+    if init.name == "fixup" and model.residual == "rezero" and init.gate == 0:
+        raise UserError(
+            "init.gate: 0.0 closes gates on branches that fixup starts at zero, so that neither would ever learn; "
+            "choose init.gate=1, Fixup's multiplier"
+        )
+    if init.name == "fixup" and model.norm != "none":
+        raise UserError(
+            f"model.norm: {model.norm} would divide by the deviation of branches that fixup starts at zero; "
+            "choose model.norm=none, which fixup is made for"
         )
     if init.name in ("critical", "fixup"):  # they depend on the activation, and to ask them takes torch
         _try_init(config)

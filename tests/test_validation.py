@@ -153,7 +153,17 @@ def test_a_near_choice_is_suggested():
         (
             {"init.name": "fixup"},
             "init: fixup starts every residual branch at zero, and model.residual=none has none; "
-            "choose model.residual=plain, scaled or rezero",
+            "choose model.residual=plain or scaled, or rezero with init.gate=1",
+        ),
+        (
+            {"init.name": "fixup", "model.residual": "rezero"},
+            "init.gate: 0.0 closes gates on branches that fixup starts at zero, so that neither would ever learn; "
+            "choose init.gate=1, Fixup's multiplier",
+        ),
+        (
+            {"init.name": "fixup", "model.residual": "plain", "model.norm": "layer"},
+            "model.norm: layer would divide by the deviation of branches that fixup starts at zero; "
+            "choose model.norm=none, which fixup is made for",
         ),
         ({"label_smoothing": 0.1, "loss": "mse"}, "label_smoothing: 0.1 would be ignored by loss=mse"),
         (

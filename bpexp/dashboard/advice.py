@@ -57,8 +57,15 @@ def _describe_network(config: spec.Config) -> str:
 
 def _describe_change(config: spec.Config, changes: Sequence[Change]) -> list[str]:
     found = []
+    closed = config.model.residual == "rezero" and config.init.gate == 0
+    if config.init.name == "fixup":
+        found.append("Fixup starts the output layer at 0, so no gradient reaches a hidden layer before the first update.")
+    elif closed:
+        found.append("At step 0 every gate is 0: branches receive nothing, and the gradient passes along the skips alone.")
     for step, factor in changes:
         way = f"from layer {config.model.depth} to layer 1"
+        if step == 0 and (closed or config.init.name == "fixup"):
+            continue
         if not math.isfinite(factor):
             found.append(f"At step {step} the factor by which `delta_rms` changes {way} is not a number.")
         elif factor == 0:

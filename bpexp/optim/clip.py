@@ -49,7 +49,7 @@ def clip_by_unit(layout: Layout, grads: Tensor, values: Tensor, threshold: Tenso
     Returns: whether any unit of a network was clipped, (R,)
     Edge:    a zero gradient stays zero; NaN spreads over its unit and is not counted; biases at 0 are let go by
              threshold * floor
-    Source:  Brock et al. 2021, arXiv:2102.06171, section 4.1
+    Source:  Brock et al. 2021, arXiv:2102.06171, section 4
     """
     ratio, scales = threshold[:, None, None], []
     for grad, value in zip(layout.units(grads), layout.units(values), strict=True):

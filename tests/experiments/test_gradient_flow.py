@@ -133,12 +133,13 @@ def test_the_prediction_follows_gain_and_biases():
     assert tables_of(*biased)["cells"]["predicted_gain"][0] < 0.7 * tables_of(*plain)["cells"]["predicted_gain"][0]
 
 
-def test_dropout_has_no_prediction():
-    dropped = tables_of(*make_sweep(depths=(3,), activations=("tanh",), **{"model.dropout": 0.5}))
-    assert dropped["cells"]["predicted_gain"].is_nan().all()
-    assert dropped["cells"]["predicted_verdict"].is_null().all()
-    assert dropped["profiles"]["predicted"].is_null().all()
-    assert "Mean field" not in answer(dropped["cells"])
+def test_batch_norm_has_no_prediction():
+    tables = tables_of(*make_sweep(depths=(3,), activations=("tanh",), **{"model.norm": "batch"}))
+    assert tables["cells"]["predicted_gain"].is_nan().all()
+    assert tables["cells"]["predicted_verdict"].is_null().all()
+    assert tables["profiles"]["predicted"].is_null().all()
+    assert "Mean field" not in answer(tables["cells"])
+    assert {row[4] for row in cell_table(tables["cells"]).rows} == {"no prediction"}
 
 
 def test_another_swept_key_parts_cells_and_names_their_series():
