@@ -178,10 +178,10 @@ def test_what_networks_share_is_as_good_as_a_number_of_each(name, schedule):
 
 
 FACTORS = {
-    "warm": ("constant", (4, 0), 6, [[0.25, 1], [0.5, 1], [0.75, 1], [1, 1], [1, 1], [1, 1], [1, 1]]),
-    "cosine": ("cosine", (0,), 4, [[1], [0.5 + math.sqrt(0.125)], [0.5], [0.5 - math.sqrt(0.125)], [0]]),
-    "warm-cosine": ("cosine", (2, 4), 4, [[0.5, 0.25], [1, 0.5], [1, 0.75], [0.5, 1], [0, 1]]),
-    "longer than the run": ("cosine", (4,), 2, [[0.25], [0.5], [0.75]]),
+    "warm": ("constant", (4, 0), 6, [[0.25, 1], [0.5, 1], [0.75, 1], [1, 1], [1, 1], [1, 1]]),
+    "cosine": ("cosine", (0,), 4, [[1], [0.5 + math.sqrt(0.125)], [0.5], [0.5 - math.sqrt(0.125)]]),
+    "warm-cosine": ("cosine", (2, 4), 4, [[0.5, 0.25], [1, 0.5], [1, 0.75], [0.5, 1]]),
+    "longer than the run": ("cosine", (4,), 2, [[0.25], [0.5]]),
     "no steps": ("cosine", (0,), 0, [[1]]),
 }
 

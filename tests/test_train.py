@@ -55,8 +55,8 @@ CONFIGURATIONS = {
     "adamw": ADAMW | LAYER | {"model.residual": "plain", "optimizer.l2": 0.01},
     "max-norm": {"optimizer.max_norm": 0.9, "model.dropout": 0.3},
     "warmup": {"optimizer.warmup": 4},
-    "cosine": {"optimizer.schedule": "cosine", "optimizer.weight_decay": 0.01, "train.steps": STATES - 1} | NESTEROV,
-    "warmup-cosine": {"optimizer.warmup": 3, "optimizer.schedule": "cosine", "train.steps": STATES - 1} | ADAMW,
+    "cosine": {"optimizer.schedule": "cosine", "optimizer.weight_decay": 0.01, "train.steps": STATES} | NESTEROV,
+    "warmup-cosine": {"optimizer.warmup": 3, "optimizer.schedule": "cosine", "train.steps": STATES} | ADAMW,
 }
 
 

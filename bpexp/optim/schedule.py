@@ -15,13 +15,14 @@ def factors(schedule: str, warmups: Sequence[int], steps: int) -> Tensor | None:
     Math:    (t + 1) / warmup while t < warmup; then 1 if constant, (1 + cos(pi (t - warmup) / (steps - warmup))) / 2 if
              cosine
     Shapes:  warmups: R numbers of steps
-    Returns: (steps + 1, R) float64: after its last update a run looks at one more, which is that of the cosine's end, 0
+    Returns: (steps, R) float64, of one step at least; the update after the last, which is looked at and taken back, has
+             the last one's factor
     Source:  cosine: Loshchilov & Hutter 2017, arXiv:1608.03983, without restarts; warm-up: Goyal et al. 2017,
              arXiv:1706.02677
     """
     if schedule == "constant" and not any(warmups):
         return None
-    t, warmup = torch.arange(steps + 1).unsqueeze(1), torch.tensor(warmups)
+    t, warmup = torch.arange(max(steps, 1)).unsqueeze(1), torch.tensor(warmups)
     rise = (t + 1) / warmup.double()  # infinite, and unused, where there is no warm-up
     if schedule == "constant":
         return torch.where(t < warmup, rise, 1.0)

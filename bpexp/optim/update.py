@@ -30,7 +30,7 @@ class Optimizer(ABC):
     Math:   g <- g + l2 w (`penalize`, before any clipping: the penalty is a term of the loss);
             w <- w - lr weight_decay w - lr (the rule's direction), lr times the step's factor;
             w <- w min(1, max_norm / ||w||), w a unit's incoming weights. Penalty, decay and bound are on weights alone
-    Shapes: lr, l2, weight_decay, max_norm: (R,) each; factors: (steps + 1, R), as `schedule.factors` makes them;
+    Shapes: lr, l2, weight_decay, max_norm: (R,) each; factors: (steps, R), as `schedule.factors` makes them;
             values, grads: flat, cut as `layout` says
     Source: decoupled decay: Loshchilov & Hutter 2019, arXiv:1711.05101; bound: Srivastava et al. 2014, section 5.1
     """
