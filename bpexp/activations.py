@@ -14,9 +14,11 @@ Function = Callable[[Tensor], Tensor]
 CONSTANTS: dict[str, tuple[float, ...]] = {  # torch.nn.functional's defaults
     "leaky_relu": (0.01,),
     "elu": (1.0,),
+    "celu": (1.0,),
     "softplus": (1.0, 20.0),
     "hardtanh": (-1.0, 1.0),
 }
+PRELU_START = 0.25  # torch's: the slope that prelu learns starts here
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,9 @@ class Activation:
     kinks: tuple[float, ...] = ()
 
 
-def from_rule(rule: Rule) -> Activation:
+def from_rule(name: str, rule: Rule, constants: tuple[float, ...]) -> Activation:
     """Return an elementwise rule as a function of one tensor."""
-    constants = CONSTANTS.get(rule.name, ())
-    return Activation(rule.name, lambda x: rule(x, *constants), slope_of(rule, constants))
+    return Activation(name, lambda x: rule(x, *constants), slope_of(rule, constants))
 
 
 def slope_of(rule: Rule, constants: tuple[float, ...]) -> Function:
@@ -52,5 +53,9 @@ def slope_of(rule: Rule, constants: tuple[float, ...]) -> Function:
 
 
 ACTIVATIONS = {"identity": Activation("identity", lambda x: x, torch.ones_like)} | {
-    rule.name: from_rule(rule) for rule in vars(activations).values() if isinstance(rule, Rule)
+    rule.name: from_rule(rule.name, rule, CONSTANTS.get(rule.name, ()))
+    for rule in vars(activations).values()
+    if isinstance(rule, Rule) and rule is not activations.prelu
 }
+# Before its slope is learned prelu is a function of one tensor, and leaky_relu has that function.
+ACTIVATIONS["prelu"] = from_rule("prelu", activations.leaky_relu, (PRELU_START,))

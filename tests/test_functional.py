@@ -1,7 +1,6 @@
 """Every function of bpexp.functional against the function of torch that has its name."""
 
 import inspect
-import itertools
 
 import pytest
 import torch
@@ -15,6 +14,9 @@ CLASS_WEIGHT = torch.tensor([0.5, 2.0, 1.0, 0.3])
 
 def normal(*shape, seed=0, dtype=torch.float32):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+RUNNING = normal(4, seed=8), 0.1 + normal(4, seed=9).square()
 
 
 def case(name, *args, **options):
@@ -41,12 +43,19 @@ CALLS = [
     case("leaky_relu", negative_slope=0.2, inplace=True),
     case("elu"),
     case("elu", alpha=0.5, inplace=True),
+    case("celu"),
+    case("celu", 0.5),
+    case("celu", alpha=2.0, inplace=True),
     case("selu"),
     case("selu", inplace=True),
     case("gelu"),
     case("gelu", approximate="tanh"),
     case("silu"),
     case("silu", inplace=True),
+    case("mish"),
+    case("mish", inplace=True),
+    case("prelu", torch.tensor([0.25])),
+    case("prelu", weight=normal(4, seed=1)),
     case("softplus"),
     case("softplus", beta=2, threshold=1),
     case("softsign"),
@@ -59,6 +68,17 @@ CALLS = [
     case("dropout", p=0.0),
     case("dropout", p=1.0),
     case("dropout", training=False),
+    case("layer_norm", (4,)),
+    case("layer_norm", [4], normal(4, seed=1), normal(4, seed=2), 0.1),
+    case("layer_norm", torch.Size([5, 4]), bias=normal(5, 4, seed=2)),
+    case("rms_norm", (4,)),
+    case("rms_norm", [5, 4], normal(5, 4, seed=1), 0.1),
+    case("batch_norm", None, None, training=True),
+    case("batch_norm", None, None, normal(4, seed=1), normal(4, seed=2), True, 0.3, 0.1),
+    case("batch_norm", *RUNNING, bias=normal(4, seed=2)),
+    case("batch_norm", *RUNNING, normal(4, seed=1), training=True),
+    case("softmax", dim=1),
+    case("softmax", 0, dtype=torch.float64),
     case("log_softmax", dim=1),
     case("log_softmax", 0, dtype=torch.float64),
     case("mse_loss", normal(5, 4, seed=3)),
@@ -86,8 +106,10 @@ def outcome(function, args, options, dtype, x=None):
     leaves = []
 
     def leaf(value):
-        if not (isinstance(value, torch.Tensor) and value.is_floating_point()) or value is CLASS_WEIGHT:
-            return value.to(dtype) if value is CLASS_WEIGHT else value
+        if any(value is constant for constant in (CLASS_WEIGHT, *RUNNING)):
+            return value.to(dtype, copy=True)
+        if not (isinstance(value, torch.Tensor) and value.is_floating_point()):
+            return value
         leaves.append(value.detach().to(dtype).requires_grad_())
         return leaves[-1]
 
@@ -116,6 +138,7 @@ def test_value_and_gradients_are_those_of_torch(name, args, options, dtype):
 BUILTINS = {
     "linear": "(input, weight, bias=None)",
     "gelu": "(input, *, approximate='none')",
+    "prelu": "(input, weight)",
     "softplus": "(input, beta=1, threshold=20)",
 }
 
@@ -189,11 +212,12 @@ def test_mse_loss_of_other_sizes_warns_and_broadcasts():
     torch.testing.assert_close(*results)
 
 
-def test_log_softmax_without_dimension_warns_and_chooses_as_torch():
+@pytest.mark.parametrize("name", ["softmax", "log_softmax"])
+def test_softmax_without_dimension_warns_and_chooses_as_torch(name):
     results = []
     for module in (functional, F):
-        with pytest.warns(UserWarning, match="Implicit dimension choice for log_softmax"):
-            results.append(module.log_softmax(normal(5, 4)))
+        with pytest.warns(UserWarning, match=f"Implicit dimension choice for {name}"):
+            results.append(getattr(module, name)(normal(5, 4)))
     torch.testing.assert_close(*results)
 
 
@@ -206,9 +230,36 @@ def test_log_softmax_without_dimension_warns_and_chooses_as_torch():
         case("dropout", p=float("nan")),
         case("leaky_relu", "steep"),
         case("hardtanh", 1.0, -1.0),
+        case("celu", 0.0),
+        case("prelu", torch.ones(3)),
+        case("prelu", torch.ones(1, 4)),
+        case("prelu", torch.ones(4, dtype=torch.float64)),
+        case("prelu", 0.25),
         case("dropout", p=1.5),
         case("dropout", p=-0.1, training=False),
+        case("softmax", dim=2),
         case("log_softmax", dim=2),
+        case("layer_norm", 4),
+        case("layer_norm", ()),
+        case("layer_norm", (3,)),
+        case("layer_norm", (4,), normal(3)),
+        case("layer_norm", (4,), bias=normal(3)),
+        case("layer_norm", (4,), normal(4).double()),
+        case("rms_norm", 4),
+        case("rms_norm", ()),
+        case("rms_norm", (3,)),
+        case("rms_norm", (4,), normal(3)),
+        case("batch_norm", None, None),
+        case("batch_norm", RUNNING[0], None),
+        case("batch_norm", RUNNING[0], None, training=True),
+        case("batch_norm", normal(3), normal(3)),
+        case("batch_norm", normal(3), normal(3), training=True),
+        case("batch_norm", *RUNNING, normal(3)),
+        case("batch_norm", *RUNNING, bias=normal(4).double()),
+        case("batch_norm", *RUNNING, eps=-1.0),
+        case("batch_norm", None, None, training=True, eps=0.0),
+        case("batch_norm", *RUNNING, training=True, momentum=None),
+        case("batch_norm", RUNNING[0].clone().requires_grad_(), RUNNING[1]),
         case("mse_loss", normal(5, 4), reduction="median"),
         case("mse_loss", normal(5, 4), weight=normal(4)),
         case("cross_entropy", torch.tensor([0, 1, 2, 3, 4])),
@@ -249,10 +300,13 @@ ELEMENTWISE = [
     ("elu", {}),
     ("elu", {"alpha": -0.5}),
     ("elu", {"alpha": 2.0}),
+    ("celu", {}),
+    ("celu", {"alpha": 2.0}),
     ("selu", {}),
     ("gelu", {}),
     ("gelu", {"approximate": "tanh"}),
     ("silu", {}),
+    ("mish", {}),
     ("softplus", {}),
     ("softplus", {"beta": -1.5, "threshold": -2.0}),
     ("softsign", {}),
@@ -338,7 +392,91 @@ def test_class_weights_have_a_gradient_with_probabilities_and_are_refused_with_i
     assert refusals[0] == refusals[1]
 
 
-IN_PLACE = ["relu", "leaky_relu", "elu", "selu", "silu", "hardtanh", "dropout"]
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm", "batch_norm"])
+@pytest.mark.parametrize(
+    "x",
+    [torch.ones(5, 4, dtype=torch.int64), torch.ones(1, 4), torch.ones(4), torch.ones(())],
+    ids=["integers", "one-row", "vector", "number"],
+)
+def test_norms_take_and_refuse_what_torch_refuses(name, x):
+    outcomes = []
+    for module in (functional, F):
+        try:
+            outcomes.append(getattr(module, name)(x, *example(name)))
+        except Exception as error:
+            outcomes.append((type(error), str(error)))
+    if torch.is_tensor(outcomes[1]):
+        torch.testing.assert_close(*outcomes)
+    else:
+        assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [(5, 4), (2, 4), (3, 4, 2), (0, 4), (2, 4, 3, 1)], ids=str)
+@pytest.mark.parametrize("momentum", [0.1, 1.0, 0.0, 1])
+def test_batch_norm_moves_the_running_statistics_as_torch(momentum, shape, dtype):
+    found = []
+    for module in (functional, F):
+        running = [vector.to(torch.float32 if dtype.itemsize == 2 else dtype, copy=True) for vector in RUNNING]
+        affine = [vector.clone() for vector in running]
+        for seed in range(3):
+            module.batch_norm(normal(*shape, seed=seed, dtype=dtype), *running, *affine, True, momentum)
+        found.append(running)
+    torch.testing.assert_close(*found)
+
+
+def test_running_statistics_have_no_part_in_the_graph():
+    running = [vector.clone() for vector in RUNNING]
+    x = normal(5, 4).requires_grad_()
+    y = functional.batch_norm(x, *running, training=True)
+    assert not any(vector.requires_grad for vector in running)
+    y.square().sum().backward()
+    assert x.grad is not None
+
+
+@pytest.mark.parametrize("far", [1e2, 1e4])
+@pytest.mark.parametrize("name", ["layer_norm", "batch_norm"])
+def test_a_large_mean_costs_no_more_digits_than_in_torch(name, far):
+    x = far + normal(64, 4).mT.contiguous().mT
+    args = [(4,)] if name == "layer_norm" else example(name)
+    found = []
+    for module, given in ((functional, x), (F, x), (F, x.double())):
+        leaf = given.clone().requires_grad_()
+        y = getattr(module, name)(leaf, *args)
+        weights = normal(64, 4, seed=1, dtype=given.dtype)
+        found.append([y.double(), torch.autograd.grad((y * weights).sum(), leaf)[0].double()])
+    for ours, theirs, truth in zip(*found, strict=True):
+        assert (ours - truth).abs().max() <= 2 * (theirs - truth).abs().max() + 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", ["layer_norm", "rms_norm", "batch_norm"])
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # torch's own, of its slower way
+def test_norms_of_low_precision_take_affine_vectors_of_float32(name, dtype):
+    """As under autocast: the output has the type of the input, each gradient that of its argument."""
+    found = []
+    for module, exact in ((functional, False), (F, False), (F, True)):
+        given = [normal(64, 4, dtype=dtype), normal(4, seed=1), normal(4, seed=2)][: 2 if name == "rms_norm" else 3]
+        x, *affine = leaves = [v.to(torch.float64 if exact else v.dtype).requires_grad_() for v in given]
+        args = [None, None, *affine, True] if name == "batch_norm" else [(4,), *affine]
+        y = getattr(module, name)(x, *args)
+        found.append([y, *torch.autograd.grad(y.double().square().sum(), leaves)])
+    for ours, theirs, truth in zip(*found, strict=True):
+        assert ours.dtype == theirs.dtype
+        last_place = torch.finfo(dtype).eps * truth.abs().max() * (ours.dtype == dtype) + 1e-6 * truth.abs().max()
+        assert (ours - truth).abs().max() <= 2 * (theirs - truth).abs().max() + last_place
+
+
+def test_torchs_default_eps_of_rms_norm_is_that_of_the_type_in_which_it_computes():
+    for dtype, of in ((torch.float64, torch.float64), (torch.float32, torch.float32), (torch.bfloat16, torch.float32)):
+        x = torch.full((1, 4), 1e-3 * torch.finfo(of).eps ** 0.5).to(dtype)
+        expected = x.double() / (x.double().square() + torch.finfo(of).eps).sqrt()
+        for module in (functional, F):
+            tolerance = torch.finfo(dtype).eps
+            torch.testing.assert_close(module.rms_norm(x, (4,)).double(), expected, rtol=2 * tolerance, atol=0)
+
+
+IN_PLACE = ["relu", "leaky_relu", "elu", "celu", "selu", "silu", "mish", "hardtanh", "dropout"]
 
 
 @pytest.mark.parametrize("name", IN_PLACE)
@@ -372,14 +510,25 @@ def test_a_leaf_changed_in_place_is_refused():
 
 def example(name):
     """The other arguments of a call."""
-    others = {"linear": [normal(3, 4)], "cross_entropy": [TARGET], "mse_loss": [normal(5, 4)], "log_softmax": [1]}
+    others = {
+        "linear": [normal(3, 4)],
+        "layer_norm": [(4,)],
+        "rms_norm": [(4,)],
+        "batch_norm": [None, None, None, None, True],
+        "prelu": [torch.tensor([0.25])],
+        "softmax": [1],
+        "log_softmax": [1],
+        "mse_loss": [normal(5, 4)],
+        "cross_entropy": [TARGET],
+    }
     return others.get(name, [])
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_autocast_gives_the_dtypes_of_torch(name):
     for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
-        others = [a.double() if name == "linear" and dtype == torch.float64 else a for a in example(name)]
+        alike = name == "prelu" or (name == "linear" and dtype == torch.float64)
+        others = [a.to(dtype) if alike else a for a in example(name)]
         for lower in (torch.bfloat16, torch.float16):
             results = []
             for module in (functional, F):
@@ -417,32 +566,3 @@ def test_the_graph_holds_our_function_alone(name):
     assert y.grad_fn.name() == f"{name}Backward"
     leaves = [following for following, _ in y.grad_fn.next_functions if following is not None]
     assert [leaf.name() for leaf in leaves] == ["torch::autograd::AccumulateGrad"]
-
-
-ARITHMETIC = {
-    "add": ((normal(5, 3), normal(3)), {"alpha": 2.5}),
-    "multiply": ((normal(5, 3), normal(5, 1)), {}),
-    "sum": ((normal(2, 3, 4),), {"dim": (0, -1), "keepdim": True}),
-    "mean": ((normal(2, 3, 4),), {"dim": 1}),
-    "reshape": ((normal(2, 6), (3, -1)), {}),
-    "transpose": ((normal(2, 3, 4), 0, -1), {}),
-    "cat": (([normal(2, 3), normal(1, 3)],), {}),
-    "narrow": ((normal(5, 3), 0, 1, 2), {}),
-}
-
-
-@pytest.mark.parametrize("name", ARITHMETIC)
-def test_arithmetic_has_torchs_names_and_gradients(name):
-    args, options = ARITHMETIC[name]
-    results = []
-    for module in (functional, torch):
-        leaves = [a.clone().requires_grad_() for a in args if isinstance(a, torch.Tensor)]
-        listed = [[t.clone().requires_grad_() for t in a] for a in args if isinstance(a, list)]
-        given = [*leaves, *listed, *[a for a in args if not isinstance(a, torch.Tensor | list)]]
-        y = getattr(module, name)(*given, **options)
-        weights = torch.linspace(1, 2, y.numel(), dtype=y.dtype).view_as(y)
-        results.append([y, *torch.autograd.grad((y * weights).sum(), [*leaves, *itertools.chain(*listed)])])
-    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
-    for module in (functional, torch):
-        if name in ("sum", "mean"):
-            assert getattr(module, name)(normal(3)).shape == ()

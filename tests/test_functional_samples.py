@@ -1,12 +1,13 @@
 """Every function of bpexp.functional on the samples that torch tests its own function of that name with."""
 
+import copy
 import inspect
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.autograd import forward_ad
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
 from torch_samples import OP_DB, some
 
 from bpexp import functional
@@ -43,6 +44,13 @@ class Sample:
         self.places = [i for i, v in enumerate(self.values) if isinstance(v, torch.Tensor) and v.requires_grad]
         self.tensors = [self.values[place].detach() for place in self.places]
 
+    def double(self):
+        """The same sample in float64."""
+        twin = copy.copy(self)
+        twin.values = [v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for v in self.values]
+        twin.tensors = [tensor.double() for tensor in self.tensors]
+        return twin
+
     def call(self, function, *tensors):
         values = list(self.values)
         for place, tensor in zip(self.places, tensors, strict=True):
@@ -54,6 +62,8 @@ class Sample:
 
 
 def samples_of(op, dtype, limit):
+    if op.name == "nn.functional.prelu" and not (dtype.is_floating_point or dtype.is_complex):
+        return []  # torch cannot make any
     differentiable = dtype in op.backward_dtypes and (dtype.is_floating_point or dtype.is_complex)
     return [Sample(sample) for sample in some(op.sample_inputs("cpu", dtype, requires_grad=differentiable), limit)]
 
@@ -94,6 +104,9 @@ def test_values_and_derivatives_are_those_of_torch(op, dtype):
             # torch has no derivative of a complex silu or log_softmax; ours is the same formula as for real numbers
             assert ours == theirs or "not support automatic differentiation for outputs with complex" in theirs[1]
             continue
+        if op.name == "nn.functional.layer_norm" and dtype == torch.float32:
+            # torch takes x / std - mean / std, of which rounding leaves 1e-5 where x is its own mean
+            theirs = tree_map(torch.Tensor.float, derivatives(pair(op)[1], sample.double())[:2])
         torch.testing.assert_close(ours[:2], theirs[:2], rtol=tolerance, atol=tolerance)
         if tolerance == 1e-10:
             torch.testing.assert_close(ours[2], theirs[2], rtol=1e-8, atol=1e-8)
@@ -105,6 +118,8 @@ def test_extreme_and_strided_inputs_are_as_in_torch(op):
     for sample in some(op.reference_inputs("cpu", torch.float64, requires_grad=True), 30):
         if sample.input.numel() > 1000 or not sample.input.isfinite().all():
             continue
+        if "alpha" in sample.kwargs:  # the gradient of torch's celu rounds it to float32
+            sample.kwargs["alpha"] = torch.tensor(sample.kwargs["alpha"], dtype=torch.float32).item()
         made = Sample(sample)
         (y, grads, _), (their_y, their_grads, _) = [derivatives(function, made) for function in pair(op)]
         torch.testing.assert_close((y, grads), (their_y, their_grads), rtol=1e-10, atol=1e-10)
@@ -203,9 +218,11 @@ def test_transforms_agree_with_torch(op, transform):
         for sample in small:
             sample.tensors = [t.flatten()[:6] for t in sample.tensors]
     for sample in some(small, 1 if transform is compiled else 6):
+        # torch's own reverse over forward takes a norm's statistics for constants; second derivatives are symmetric
+        transforms = transform, forward_of_reverse if transform is reverse_of_forward else transform
         ours, theirs = [
-            transform(lambda *tensors, f=function, s=sample: s.call(f, *tensors), sample.tensors)
-            for function in pair(op)
+            apply(lambda *tensors, f=function, s=sample: s.call(f, *tensors), sample.tensors)
+            for apply, function in zip(transforms, pair(op), strict=True)
         ]
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
 
@@ -216,19 +233,17 @@ def test_low_precision_errs_at_most_twice_as_much_as_torch(op, dtype):
     if dtype not in op.backward_dtypes or op.variant_test_name == "with_dtype":
         return
     for sample in samples_of(op, dtype, 12):
-        exact = Sample.__new__(Sample)
-        exact.values = [
-            v.double() if isinstance(v, torch.Tensor) and v.is_floating_point() else v for v in sample.values
-        ]
-        exact.spec, exact.places = sample.spec, sample.places
-        exact.tensors = [tensor.double() for tensor in sample.tensors]
-        outcomes = []
-        for function, case in ((pair(op)[0], sample), (pair(op)[1], sample), (pair(op)[1], exact)):
-            leaves = [tensor.clone().requires_grad_() for tensor in case.tensors]
-            y = case.call(function, *leaves)
-            cotangent = noise(y.detach().to(dtype)).to(y.dtype)
-            outcomes.append([y.detach().double(), *[g.double() for g in torch.autograd.grad(y, leaves, cotangent)]])
-        for ours, theirs, truth in zip(*outcomes, strict=True):
-            if truth.numel() and truth.isfinite().all():
-                place = truth.abs().max() * torch.finfo(dtype).eps + torch.finfo(dtype).tiny
-                assert (ours - truth).abs().max() <= 2 * (theirs - truth).abs().max() + place
+        assert_errs_at_most_twice_as_much(*pair(op), sample, dtype)
+
+
+def assert_errs_at_most_twice_as_much(function, reference, sample, dtype):
+    outcomes = []
+    for call, case in ((function, sample), (reference, sample), (reference, sample.double())):
+        leaves = [tensor.clone().requires_grad_() for tensor in case.tensors]
+        y = case.call(call, *leaves)
+        cotangent = noise(y.detach().to(dtype)).to(y.dtype)
+        outcomes.append([y.detach().double(), *[g.double() for g in torch.autograd.grad(y, leaves, cotangent)]])
+    for ours, theirs, truth in zip(*outcomes, strict=True):
+        if truth.numel() and truth.abs().max() <= torch.finfo(dtype).max:
+            place = truth.abs().max() * torch.finfo(dtype).eps + torch.finfo(dtype).tiny
+            assert (ours - truth).abs().max() <= 2 * (theirs - truth).abs().max() + place

@@ -20,14 +20,29 @@ CASES = [
     ("ReLU", (True,), {}),
     ("LeakyReLU", (0.3,), {}),
     ("ELU", (0.5,), {"inplace": True}),
+    ("CELU", (0.5,), {"inplace": True}),
     ("SELU", (), {}),
     ("GELU", ("tanh",), {}),
     ("GELU", (), {}),
     ("SiLU", (), {}),
+    ("Mish", (), {}),
+    ("PReLU", (4, 0.1), {}),
+    ("PReLU", (), {"dtype": torch.float64}),
     ("Softplus", (2.0,), {"threshold": 1.0}),
     ("Softsign", (), {}),
     ("Hardtanh", (-0.5, 0.3), {}),
     ("Dropout", (0.3,), {}),
+    ("LayerNorm", (4,), {}),
+    ("LayerNorm", ((5, 4),), {"eps": 0.1, "bias": False}),
+    ("LayerNorm", (4,), {"elementwise_affine": False, "dtype": torch.float64}),
+    ("RMSNorm", (4,), {}),
+    ("RMSNorm", ([5, 4],), {"eps": 0.1, "elementwise_affine": False}),
+    ("BatchNorm1d", (4,), {}),
+    ("BatchNorm1d", (4, 0.1, None), {"bias": False}),
+    ("BatchNorm1d", (4,), {"affine": False, "track_running_stats": False, "dtype": torch.float64}),
+    ("BatchNorm2d", (4,), {"momentum": 0.3}),
+    ("BatchNorm3d", (4,), {}),
+    ("Softmax", (1,), {}),
     ("LogSoftmax", (1,), {}),
     ("MSELoss", (), {"reduction": "sum"}),
     ("CrossEntropyLoss", (torch.tensor([0.5, 1.0, 2.0, 0.1]),), {"ignore_index": 1, "label_smoothing": 0.1}),
@@ -35,6 +50,7 @@ CASES = [
     ("Identity", (), {}),
 ]
 TARGETS = {"MSELoss": torch.ones(5, 4), "CrossEntropyLoss": torch.tensor([0, 1, 2, 3, 0])}
+SHAPES = {"BatchNorm2d": (5, 4, 2, 1), "BatchNorm3d": (5, 4, 1, 2, 1)}
 
 
 def pair(name, args, options):
@@ -48,7 +64,7 @@ def pair(name, args, options):
 
 def outcome(module, name, dtype=torch.float32):
     torch.manual_seed(5)
-    leaf = torch.randn(5, 4, dtype=dtype, requires_grad=True)
+    leaf = torch.randn(SHAPES.get(name, (5, 4)), dtype=dtype, requires_grad=True)
     y = module(leaf * 1.0, *([TARGETS[name]] if name in TARGETS else []))
     return y, torch.autograd.grad(y.square().sum(), [leaf, *module.parameters()])
 
@@ -78,14 +94,63 @@ def test_module_runs_one_of_our_rules(name, monkeypatch):
     class Recorder:
         def record(self, rule, args):
             names.append(rule.name)
-            return rule.forward(*args)
+            return rule.evaluate(args)
 
     names: list[str] = []
     monkeypatch.setattr(table, "RECORDERS", [Recorder()])
     _, args, options = next(case for case in CASES if case[0] == name)
     module, _ = pair(name, args, options)
-    module(torch.ones(5, 4), *([TARGETS[name]] if name in TARGETS else []))
+    module(torch.ones(SHAPES.get(name, (5, 4))), *([TARGETS[name]] if name in TARGETS else []))
     assert len(names) == 1
+
+
+def batches(name, dtype):
+    generator = torch.Generator().manual_seed(6)
+    return [torch.randn(SHAPES.get(name, (5, 4)), generator=generator, dtype=dtype) for _ in range(4)]
+
+
+NORMS = [case for case in CASES if case[0].startswith("BatchNorm")]
+
+
+@pytest.mark.parametrize(("name", "args", "options"), NORMS)
+def test_batch_norm_trains_evaluates_and_exchanges_its_state_as_torchs(name, args, options):
+    ours, theirs = pair(name, args, options)
+    given = batches(name, options.get("dtype", torch.float32))
+    for x in given[:2]:
+        torch.testing.assert_close(ours(x), theirs(x))
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+    torch.testing.assert_close(ours.eval()(given[2]), theirs.eval()(given[2]))
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+    swapped, fresh = [getattr(module, name)(*args, **options) for module in (torch.nn, nn)]
+    swapped.load_state_dict(ours.state_dict())
+    fresh.load_state_dict(theirs.state_dict())
+    torch.testing.assert_close(fresh(given[3]), swapped(given[3]))
+    torch.testing.assert_close(fresh.state_dict(), swapped.state_dict())
+    ours.reset_running_stats()
+    theirs.reset_running_stats()
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+
+
+def test_batch_norm_compiles_and_moves_its_statistics():
+    ours, theirs = pair("BatchNorm1d", (4,), {"dtype": torch.float64})
+    compiled = torch.compile(ours, fullgraph=True, backend="aot_eager")
+    for x in batches("BatchNorm1d", torch.float64):
+        torch.testing.assert_close(compiled(x), theirs(x))
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("BatchNorm1d", (1, 4)), ("BatchNorm1d", (2, 4, 1, 1)), ("BatchNorm2d", (2, 4)), ("BatchNorm3d", (1, 4, 1, 1, 1))],
+    ids=str,
+)
+def test_batch_norm_refuses_what_torchs_refuses(name, shape):
+    errors = []
+    for module in pair(name, (4,), {}):
+        with pytest.raises(ValueError, match=r"expected|Expected") as caught:
+            module(torch.ones(shape))
+        errors.append(str(caught.value))
+    assert errors[0] == errors[1]
 
 
 def network(module):

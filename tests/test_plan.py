@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from bpexp import functional
 from bpexp.plan import Plan, PlanError
 from bpexp.rules import RULES, Rule
 from bpexp.rules.activations import samples_at
@@ -97,6 +98,63 @@ def test_a_kept_tensor_and_its_gradient_can_be_read(mean_square):
     torch.testing.assert_close(plan.gradient(seen[0]), z * 2 / z[0].numel())
 
 
+def test_tensors_returned_beside_the_loss_can_be_read_after_every_step(mean_square):
+    parameters, x = network(2, 3, 4)
+    affine = [torch.ones(2, 4, dtype=torch.float64), torch.zeros(2, 4, dtype=torch.float64)]
+    seen = []
+
+    def model(x, *, shown=True):
+        seen.clear()
+        for weight, bias in zip(parameters[:-2:2], parameters[1:-2:2], strict=True):
+            z = RULES["linear"](x, weight, bias)
+            x, mean, var = RULES["network_batch_norm"].outputs(z, *affine, 1e-5)
+            seen.extend([z, mean, var])
+        loss = mean_square(RULES["linear"](x, *parameters[-2:]))
+        return (loss, *seen) if shown else loss
+
+    plan = Plan(model, (x,), [*parameters, *affine])
+    recorded = list(seen)
+    silent = Plan(lambda x: model(x, shown=False), (x,), [*parameters, *affine])
+    for _ in range(2):
+        x.mul_(1.5).add_(0.1)
+        loss = plan.step()
+        assert torch.equal(loss, silent.step())
+        assert torch.equal(plan.flat_grad, silent.flat_grad)
+        for z, mean, var in zip(*[iter(map(plan.value, recorded))] * 3, strict=True):
+            torch.testing.assert_close([mean, var], [z.mean(1), z.var(1, correction=0)], rtol=1e-12, atol=1e-12)
+        with torch.no_grad():
+            torch.testing.assert_close(plan.value(recorded[0]), RULES["linear"](x, *parameters[:2]))
+
+
+def test_an_intermediate_is_a_constant_for_both_drivers(mean_square):
+    parameters, x = network(1, 0, 4)
+    affine = [torch.ones(1, 4, dtype=torch.float64), torch.zeros(1, 4, dtype=torch.float64)]
+    shape = (1, 1, 4)
+
+    def model(x, weight, bias, *affine):
+        y, mean, _ = RULES["network_batch_norm"].outputs(RULES["linear"](x, weight, bias), *affine, 1e-5)
+        return mean_square(RULES["multiply"](y, RULES["reshape"](mean, shape)))
+
+    plan = Plan(lambda x: model(x, *parameters, *affine), (x,), [*parameters, *affine])
+    leaves = [p.clone().requires_grad_() for p in (*parameters, *affine)]
+    loss = model(x, *leaves)
+    torch.testing.assert_close(plan.step(), loss.detach(), rtol=1e-12, atol=1e-12)
+    grads = torch.autograd.grad(loss.sum(), leaves)
+    torch.testing.assert_close(list(plan.grads), list(grads), rtol=1e-12, atol=1e-12)
+
+
+def test_running_statistics_that_a_replay_would_not_move_are_refused(mean_square):
+    parameters, x = network(1, 0, 4)
+    running = [torch.zeros(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64)]
+
+    def model(x):
+        z = RULES["reshape"](RULES["linear"](x, *parameters), (5, 4))
+        return mean_square(RULES["reshape"](functional.batch_norm(z, *running, training=True), (1, 5, 4)))
+
+    with pytest.raises(PlanError, match=r"aten::add_\.Tensor outside the rules writes what the model computes"):
+        Plan(model, (x,), parameters)
+
+
 def test_what_is_made_or_changed_outside_the_rules_is_refused(mean_square):
     parameters, x = network(1, 0, 4)
     linear = RULES["linear"]
@@ -106,6 +164,8 @@ def test_what_is_made_or_changed_outside_the_rules_is_refused(mean_square):
         Plan(lambda x: mean_square(linear(x, *parameters).mul_(2)), (x,), parameters)
     with pytest.raises(PlanError, match="the model's result was made outside the rules"):
         Plan(lambda x: linear(x, *parameters).sum(), (x,), parameters)
+    with pytest.raises(PlanError, match="the model's result was made outside the rules"):
+        Plan(lambda x: (mean_square(linear(x, *parameters)), x * 2), (x,), parameters)
 
 
 def test_recording_draws_nothing_from_a_stream_that_a_replay_would_draw(mean_square):

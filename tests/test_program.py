@@ -37,7 +37,7 @@ def classifier(parameters, activation):
     def model(x, target):
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
             x = RULES[activation](RULES["linear"](x, weight, bias))
-        return RULES["network_cross_entropy"](RULES["linear"](x, weights[-1], biases[-1]), target)
+        return RULES["network_cross_entropy"](RULES["linear"](x, weights[-1], biases[-1]), target, None)
 
     return model
 

@@ -23,7 +23,8 @@ from bpexp.rules.table import RECORDERS, named
 class Plan:
     """Records `model(*inputs)` once; `step()` then replays forward and backward on what inputs and parameters hold.
 
-    Shapes:  the model returns () or (R,): a loss, or one for each network, whose sum is differentiated
+    Shapes:  the model returns () or (R,): a loss, or one for each network, whose sum is differentiated; or a tuple of
+             that and of tensors that `value` is to give after a step
     keep:    keeps every rule's output and gradient readable after a step (`value`, `gradient`); else buffers are reused
     flat:    where all gradients go, one vector; made where it is not given
     Raises:  PlanError: a tensor was made or changed outside the rules, or nothing leads from a parameter to the loss
@@ -31,7 +32,7 @@ class Plan:
 
     def __init__(
         self,
-        model: Callable[..., Tensor],
+        model: Callable[..., Tensor | tuple[Tensor, ...]],
         inputs: Sequence[Tensor],
         parameters: Sequence[Tensor],
         *,
@@ -51,14 +52,15 @@ class Plan:
             RECORDERS.append(tape)
             try:
                 with tape:
-                    self.loss = model(*inputs)
-                    if id(self.loss) not in tape.known:
+                    result = model(*inputs)
+                    self.loss, *shown = result if isinstance(result, tuple) else (result,)
+                    if not all(id(tensor) in tape.known for tensor in (self.loss, *shown)):
                         raise PlanError("the model's result was made outside the rules")
                     self.gradients = self.backward(tape, self.loss)
                     pinned = self.place_gradients(tape)
             finally:
                 RECORDERS.pop()
-            kept = [self.loss, *(tape.known.values() if keep else ()), *(self.gradients.values() if keep else ())]
+            kept = [self.loss, *shown, *((*tape.known.values(), *self.gradients.values()) if keep else ())]
             operators = hoist_constants(tape.operators, tape.made, pinned)
             for tensor in kept:
                 if key_of(tensor) in tape.made:
@@ -83,6 +85,8 @@ class Plan:
             if id(call.y) not in grads:
                 continue
             values = {"grad": grads[id(call.y)], "y": call.y, **named(call.rule.parameters, call.args)}
+            if call.rule.intermediates is not None:
+                values.update(zip(call.rule.intermediates[0], call.intermediates, strict=True))
             for arguments, formula, needs in call.rule.backward:
                 if not any(id(t) in wanted for t in tensors_in([values[a] for a in arguments])):
                     continue

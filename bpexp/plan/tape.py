@@ -26,6 +26,7 @@ class Call:
     rule: Rule
     args: tuple[Any, ...]
     y: Tensor
+    intermediates: tuple[Tensor, ...]
 
 
 @dataclass
@@ -45,7 +46,7 @@ class Tape(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]  # it carries no types
         self.versions = {identity: version_of(tensor) for identity, tensor in self.known.items()}
 
-    def record(self, rule: Rule, args: tuple[Any, ...]) -> Tensor:
+    def record(self, rule: Rule, args: tuple[Any, ...]) -> tuple[Tensor, ...]:
         if rule.autocast is not None and any(
             cast is not given for cast, given in zip(autocast(rule.autocast, args), args, strict=True)
         ):
@@ -53,13 +54,14 @@ class Tape(TorchDispatchMode):
         for tensor in tensors_in(args):
             self.check(rule, tensor)
         with self.formula():
-            y: Tensor = rule.forward(*args)
-        if any(y is argument for argument in args):
-            raise PlanError(f"{rule.name}: returned its own argument")
-        self.calls.append(Call(rule, args, y))
-        self.known[id(y)] = y
-        self.versions[id(y)] = version_of(y)
-        return y
+            y, *intermediates = outputs = rule.evaluate(args)
+        for output in outputs:
+            if any(output is argument for argument in args):
+                raise PlanError(f"{rule.name}: returned its own argument")
+            self.known[id(output)] = output
+            self.versions[id(output)] = version_of(output)
+        self.calls.append(Call(rule, args, y, tuple(intermediates)))
+        return outputs
 
     def check(self, rule: Rule, tensor: Tensor) -> None:
         shape = tuple(tensor.shape)
@@ -71,6 +73,15 @@ class Tape(TorchDispatchMode):
             )
         if self.versions[id(tensor)] != version_of(tensor):
             raise PlanError(f"{rule.name}: an argument of shape {shape} was changed in place outside the rules")
+
+    def check_foreign(self, func: Any, args: tuple[Any, ...]) -> None:
+        """Refuse an operator outside the rules that moves what is recorded into a tensor that is not."""
+        known = [id(tensor) in self.known for tensor in tensors_in(args)]
+        if writes(func) and any(known) and not known[0]:
+            raise PlanError(
+                f"{func.name()} outside the rules writes what the model computes into another tensor; a replay would "
+                "not. Return it beside the loss, and write it after the step"
+            )
 
     @contextmanager
     def formula(self) -> Iterator[None]:
@@ -89,6 +100,7 @@ class Tape(TorchDispatchMode):
         self.alive.append((args, result))
         outputs = tuple(tensors_in((result,)))
         if not self.inside:
+            self.check_foreign(func, args)
             self.foreign.update({id(tensor): func.name() for tensor in outputs})
             return result
         seen = keys_of(tensors_in((args, tuple(kwargs.values()))))

@@ -1,6 +1,31 @@
 """The differentiation rules, a file per family; importing the package fills the table."""
 
-from bpexp.rules import activations, arithmetic, linear, losses, regularization
+from bpexp.rules import (
+    activations,
+    arithmetic,
+    linear,
+    losses,
+    normalization,
+    norms,
+    reductions,
+    regularization,
+    softmax,
+    views,
+)
 from bpexp.rules.table import RULES, Rule, Sample
 
-__all__ = ["RULES", "Rule", "Sample", "activations", "arithmetic", "linear", "losses", "regularization"]
+__all__ = [
+    "RULES",
+    "Rule",
+    "Sample",
+    "activations",
+    "arithmetic",
+    "linear",
+    "losses",
+    "normalization",
+    "norms",
+    "reductions",
+    "regularization",
+    "softmax",
+    "views",
+]

@@ -1,4 +1,4 @@
-"""Elementwise activations y = f(x): one row each.
+"""Elementwise activations y = f(x): one row each; prelu alone has a slope that is learned.
 
 A slope picks `x` or `y` by name, whichever is cheaper to keep. At a kink the slope is torch's convention, and the
 sample named `kink` holds it. Where a slope jumps it is made of `sign`, `threshold` and `maximum` and not of `where`,
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bpexp.rules.table import Sample, elementwise
+from bpexp.rules.table import Rule, Sample, elementwise
 
 SELU_ALPHA = 1.6732632423543772848170429916717  # the fixed point (0, 1) of Klambauer et al. 2017
 SELU_SCALE = 1.0507009873554804934193349852946
@@ -55,10 +55,20 @@ def step(x: Tensor, below: float) -> Tensor:
     return F.threshold(torch.sign(x), 0.0, below)
 
 
+def nan_as_positive(x: Tensor) -> Tensor:
+    """Return x with a number > 0 for NaN, whose slope is that of one in torch's elu, selu and celu."""
+    return torch.nan_to_num(x, 1.0, math.inf, -math.inf)
+
+
 def elu_slope(x: Tensor, alpha: float) -> Tensor:
-    """Return alpha e^x where x <= 0, else 1; a NaN counts as positive, as torch's does."""
-    x = torch.nan_to_num(x, 1.0, math.inf, -math.inf)
+    """Return alpha e^x where x <= 0, else 1."""
+    x = nan_as_positive(x)
     return step(x, alpha) * torch.exp(F.hardtanh(x, -math.inf, 0.0))
+
+
+def celu_slope(x: Tensor, alpha: float) -> Tensor:
+    """Return e^(x / alpha) where x <= 0, else 1."""
+    return torch.exp(F.hardtanh(nan_as_positive(x), -math.inf, 0.0) / alpha)
 
 
 def gelu_slope(x: Tensor) -> Tensor:
@@ -81,6 +91,16 @@ def silu_slope(x: Tensor) -> Tensor:
     return torch.addcmul(s, s * x, 1 - s)
 
 
+def mish_slope(x: Tensor) -> Tensor:
+    """Return t + x s (1 - t^2) with t = tanh(log(1 + e^x)), s = sigmoid(x).
+
+    With r = 1 - s it is t = s (1 + r) / (1 + r^2) and 1 - t^2 = (2 r / (1 + r^2))^2: no tanh, and no cancellation.
+    """
+    s, r = torch.sigmoid(x), torch.sigmoid(-x)
+    d = 1 / (1 + r * r)
+    return torch.addcmul((s + s * r) * d, x * s, (r * d).square(), value=4)
+
+
 def softplus_slope(z: Tensor, threshold: float) -> Tensor:
     """Return sigmoid(z), and 1 beyond the threshold."""
     return torch.maximum(torch.sigmoid(z), torch.sign(z - threshold))
@@ -92,6 +112,54 @@ def softsign_gradient(grad: Tensor, x: Tensor) -> Tensor:
     if x.is_complex():
         return grad / distance - x.sgn() * (grad * x.conj()).real / distance.square()
     return grad * torch.addcmul(distance.pow(-2), x, x, value=0)  # 0 times infinity is NaN, in the derivative as well
+
+
+def prelu_forward(x: Tensor, weight: Tensor, dim: int) -> Tensor:
+    """Torch's own, which has the slopes along dimension 1."""
+    return F.prelu(x, weight) if dim == 1 else F.prelu(x.transpose(0, 1), weight).transpose(0, 1)
+
+
+def spread_slopes(weight: Tensor, x: Tensor, dim: int) -> Tensor:
+    """The slopes, so shaped that they broadcast along their dimension of x; one slope stands for all."""
+    return weight.reshape([-1 if d == dim else 1 for d in range(x.dim())])
+
+
+def prelu_slope(x: Tensor, weight: Tensor, dim: int) -> Tensor:
+    positive = torch.relu(torch.sign(x))
+    return torch.addcmul(positive, 1 - positive, spread_slopes(weight, x, dim))
+
+
+def prelu_weight_slope(x: Tensor) -> Tensor:
+    return torch.clamp(x, max=0.0)  # unlike hardtanh it has the slope 1 at 0, where y = weight * x still
+
+
+def prelu_grad_weight(grad: Tensor, x: Tensor, weight: Tensor, dim: int) -> Tensor:
+    grads = grad * prelu_weight_slope(x)
+    return grads.sum_to_size(spread_slopes(weight, x, dim).shape).reshape(weight.shape)
+
+
+def prelu_reference(x: Tensor, weight: Tensor, dim: int) -> Tensor:
+    """F.prelu with the slope `weight` at 0 in every order: torch's second derivatives have the slope 1 there."""
+    positive = x > 0
+    return torch.where(positive, x, spread_slopes(weight, x, dim) * torch.where(positive, 0.0, x))
+
+
+def prelu_samples(generator: torch.Generator) -> Sequence[Sample]:
+    def sample(name: str, *shape: int, slopes: tuple[int, ...], dim: int = 1) -> Sample:
+        x, weight = (torch.randn(size, generator=generator, dtype=torch.float64) for size in (shape, slopes))
+        return Sample(name, (x, weight, dim))
+
+    edges = torch.tensor([[math.inf, 0.0, -0.0]], dtype=torch.float64)
+    weight = torch.tensor([0.5, -0.5, 2.0], dtype=torch.float64)
+    return [
+        sample("batch", 5, 3, slopes=(1,)),
+        sample("channels", 2, 3, 4, slopes=(3,)),
+        sample("networks", 2, 3, 4, slopes=(2,), dim=0),
+        sample("scalar", slopes=()),
+        sample("vector", 4, slopes=(1,)),
+        sample("empty", 0, 3, slopes=(3,)),
+        Sample("kink", (edges, weight, 1), kink=True),
+    ]
 
 
 sigmoid = elementwise(
@@ -135,6 +203,14 @@ elu = elementwise(
     samples_at(0.0, constants=(0.7,)),
     "Clevert, Unterthiner & Hochreiter 2016, arXiv:1511.07289",
 )
+celu = elementwise(
+    "celu",
+    lambda x, alpha: F.celu(x, alpha),
+    lambda x, alpha: celu_slope(x, alpha),
+    F.celu,
+    samples_at(0.0, constants=(0.75,)),  # one of float32: to that torch's own gradient rounds alpha
+    "Barron 2017, arXiv:1704.07483",
+)
 selu = elementwise(
     "selu",
     lambda x: F.selu(x),
@@ -167,6 +243,14 @@ silu = elementwise(
     samples_at(),
     "Elfwing, Uchibe & Doya 2018, arXiv:1702.03118",
 )
+mish = elementwise(
+    "mish",
+    lambda x: F.mish(x),
+    lambda x: mish_slope(x),
+    lambda x: x * torch.tanh(F.softplus(x)),  # the second derivative of F.mish overflows to NaN from 710 on
+    samples_at(),
+    "Misra 2020, arXiv:1908.08681",
+)
 softplus = elementwise(
     "softplus",
     lambda x, beta, threshold: F.softplus(x, beta, threshold),
@@ -196,3 +280,24 @@ hardtanh = elementwise(
     "Collobert 2004",
     flat=True,
 )
+prelu = Rule(
+    "prelu",
+    prelu_forward,
+    {
+        "x": lambda grad, x, weight, dim: grad * prelu_slope(x, weight, dim),
+        "weight": prelu_grad_weight,
+    },
+    prelu_reference,
+    prelu_samples,
+    "He et al. 2015, arXiv:1502.01852",
+    jvp=lambda x_tangent, weight_tangent, x, weight, dim: (
+        x_tangent * prelu_slope(x, weight, dim) + spread_slopes(weight_tangent, x, dim) * prelu_weight_slope(x)
+    ),
+    autocast="lower",
+    widen=True,
+)
+
+
+def network_prelu(x: Tensor, weight: Tensor) -> Tensor:
+    """Return prelu with a slope for each network: x (R, B, W), weight (R,)."""
+    return prelu(x, weight, 0)

@@ -1,4 +1,4 @@
-"""Losses, and log_softmax. Letters: C classes, N rows, R networks, B rows of each network's batch.
+"""Losses. Letters: C classes, N rows, R networks, B rows of each network's batch.
 
 Both cross entropies are -sum_c q_c log p_c with p = softmax(x), where q holds the target, the class weights and the
 label smoothing. Hence the slope with respect to x is p * sum_c q_c - q, divided by what the mean divides by. The
@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bpexp.rules.softmax import BRIDLE
 from bpexp.rules.table import Rule, Sample
 
 RUMELHART = "Rumelhart, Hinton & Williams 1986, doi:10.1038/323533a0"
-BRIDLE = "Bridle 1990, doi:10.1007/978-3-642-76153-9_28"
 SZEGEDY = "label smoothing: Szegedy et al. 2016, arXiv:1512.00567"
 torch_mse_loss: Callable[..., Tensor] = F.mse_loss  # its stub does not know `weight`
 
@@ -213,16 +213,33 @@ def network_log_p(x: Tensor) -> Tensor:
     return torch.log_softmax(x.mT.contiguous(), 1)
 
 
-def network_grad_x(grad: Tensor, x: Tensor, target: Tensor) -> Tensor:
+def network_forward(x: Tensor, target: Tensor, label_smoothing: Tensor | None) -> Tensor:
+    log_p = network_log_p(x)
+    return -smoothed_mean(log_p, log_p.gather(1, target.unsqueeze(1)), label_smoothing)
+
+
+def smoothed_mean(values: Tensor, hit: Tensor, label_smoothing: Tensor | None) -> Tensor:
+    """Return the mean over each network's batch of sum_c q_c values_c, of which `hit` are the target's, (R,)."""
+    if label_smoothing is None:
+        return hit.mean((1, 2))
+    return torch.lerp(hit.mean((1, 2)), values.mean((1, 2)), label_smoothing)
+
+
+def network_grad_x(grad: Tensor, x: Tensor, target: Tensor, label_smoothing: Tensor | None) -> Tensor:
     scale = (grad / x.shape[1])[:, None, None]
     index = target.unsqueeze(1)
-    return (torch.exp(network_log_p(x)) * scale).scatter_add(1, index, -scale.expand(index.shape)).mT
+    p = torch.exp(network_log_p(x))
+    if label_smoothing is None:
+        return (p * scale).scatter_add(1, index, -scale.expand(index.shape)).mT
+    smoothing = label_smoothing[:, None, None]
+    hit = scale * (smoothing - 1)
+    return ((p - smoothing / x.shape[2]) * scale).scatter_add(1, index, hit.expand(index.shape)).mT
 
 
-def network_tangent(x_tangent: Tensor, x: Tensor, target: Tensor) -> Tensor:
+def network_tangent(x_tangent: Tensor, x: Tensor, target: Tensor, label_smoothing: Tensor | None) -> Tensor:
     tangent = x_tangent.mT
-    rows = (tangent * torch.exp(network_log_p(x))).sum(1, keepdim=True) - tangent.gather(1, target.unsqueeze(1))
-    return rows.mean((1, 2))
+    mean = (tangent * torch.exp(network_log_p(x))).sum(1).mean(1)
+    return mean - smoothed_mean(tangent, tangent.gather(1, target.unsqueeze(1)), label_smoothing)
 
 
 def network_squares_grad(grad: Tensor, x: Tensor, target: Tensor) -> Tensor:
@@ -320,25 +337,19 @@ def squares_samples(generator: torch.Generator) -> Sequence[Sample]:
     ]
 
 
-def log_softmax_samples(generator: torch.Generator) -> Sequence[Sample]:
-    return [
-        Sample("batch", (normal(generator, 5, 4), 1, None)),
-        Sample("rows", (normal(generator, 5, 4), 0, None)),
-        Sample("networks", (normal(generator, 2, 3, 4), -1, None)),
-        Sample("transposed", (normal(generator, 4, 5).mT, 1, None)),
-        Sample("dtype", (normal(generator, 5, 4), 1, torch.float64)),
-        Sample("large", (500 * normal(generator, 5, 4), 1, None)),
-        Sample("scalar", (normal(generator), 0, None)),
-        Sample("empty", (normal(generator, 0, 4), 1, None)),
-    ]
-
-
 def network_samples(generator: torch.Generator) -> Sequence[Sample]:
+    smoothing = torch.tensor([0.0, 0.2], dtype=torch.float64)
     return [
-        Sample("batch", (normal(generator, 2, 3, 4), torch.tensor([[0, 3, 1], [1, 1, 2]]))),
-        Sample("one", (normal(generator, 1, 2, 3), torch.tensor([[2, 0]]))),
-        Sample("shared-target", (normal(generator, 2, 3, 4), torch.tensor([0, 3, 1]).expand(2, 3))),
+        Sample("batch", (normal(generator, 2, 3, 4), torch.tensor([[0, 3, 1], [1, 1, 2]]), None)),
+        Sample("one", (normal(generator, 1, 2, 3), torch.tensor([[2, 0]]), None)),
+        Sample("shared-target", (normal(generator, 2, 3, 4), torch.tensor([0, 3, 1]).expand(2, 3), None)),
+        Sample("smoothing", (normal(generator, 2, 3, 4), torch.tensor([[0, 3, 1], [1, 1, 2]]), smoothing)),
     ]
+
+
+def network_reference(x: Tensor, target: Tensor, label_smoothing: Tensor | None) -> Tensor:
+    smoothing = [0.0] * len(x) if label_smoothing is None else label_smoothing.tolist()
+    return torch.stack([F.cross_entropy(x[r], target[r], label_smoothing=smoothing[r]) for r in range(len(x))])
 
 
 def network_squares_samples(generator: torch.Generator) -> Sequence[Sample]:
@@ -348,17 +359,6 @@ def network_squares_samples(generator: torch.Generator) -> Sequence[Sample]:
     ]
 
 
-log_softmax = Rule(
-    "log_softmax",
-    lambda x, dim, dtype: torch.log_softmax(x, dim, dtype=dtype),
-    {"x": lambda grad, y, dim: torch.addcmul(grad, torch.exp(y), grad.sum(dim, keepdim=True), value=-1)},
-    lambda x, dim, dtype: F.log_softmax(x, dim, dtype=dtype),
-    log_softmax_samples,
-    BRIDLE,
-    jvp=lambda x_tangent, y, dim: x_tangent - (torch.exp(y) * x_tangent).sum(dim, keepdim=True),
-    autocast="float32 on cuda",
-    widen=True,
-)
 cross_entropy = Rule(
     "cross_entropy",
     lambda x, target, weight, ignore_index, reduction, label_smoothing: F.cross_entropy(
@@ -402,11 +402,11 @@ mse_loss = Rule(
 )
 network_cross_entropy = Rule(
     "network_cross_entropy",
-    lambda x, target: -network_log_p(x).gather(1, target.unsqueeze(1)).mean((1, 2)),
+    network_forward,
     {"x": network_grad_x},
-    lambda x, target: torch.stack([F.cross_entropy(x[r], target[r]) for r in range(len(x))]),
+    network_reference,
     network_samples,
-    BRIDLE,
+    f"{BRIDLE}; {SZEGEDY}",
     jvp=network_tangent,
     autocast="float32",
     widen=True,

@@ -4,6 +4,10 @@ A rule states a forward formula and, for each differentiable argument, a backwar
 what it needs: its parameters are picked from `grad` (the incoming gradient), `y` (the output), the arguments of the
 forward formula, and `<argument>_shape`. What the backward formulas name is what is saved, and nothing else.
 
+A rule may have intermediates, such as the mean and the variance of a norm: its forward formula returns them after y,
+and its backward formulas name them as they name arguments. They are constants to autograd, so a backward that is itself
+differentiated makes them again from the arguments.
+
 Two drivers run the same formulas: the Function below, so that a rule drops into any torch program, and the plan of
 `bpexp.plan`, which replays a recorded program without autograd.
 """
@@ -42,22 +46,25 @@ class Sample:
 class Recorder(Protocol):
     """What receives every rule's call while a plan records."""
 
-    def record(self, rule: "Rule", args: tuple[Any, ...]) -> torch.Tensor: ...
+    def record(self, rule: "Rule", args: tuple[Any, ...]) -> tuple[torch.Tensor, ...]: ...
 
 
 RECORDERS: list[Recorder] = []  # the plan that is recording stands last
 RULES: dict[str, "Rule"] = {}
+LOW = frozenset({torch.float16, torch.bfloat16})
 
 
 @dataclass(eq=False)
 class Rule:
     """One differentiation rule: forward, backward, reference, samples and source stand together.
 
-    forward:   a pure formula of tensors and constants; a last `*tensors` takes any number
+    forward:   a pure formula of tensors and constants; a last `*tensors` takes any number; it returns y, or a tuple of
+               y and the intermediates
     gradients: by argument (or by a tuple of arguments, for a joint backward) the formula for its gradient
     reference: the torch function of the same arguments that the rule must equal
     samples:   makes the sample calls, drawing from the generator that it is given
     jvp:       tangent of y; picks `<argument>_tangent`, `y` and arguments by name as backward formulas do
+    intermediates: their names, and the formula of arguments, picked by name, that returns them in a tuple
     autocast:  "lower" or "float32": the list of torch.autocast on which the reference stands; "... on cuda": there
     widen:     compute gradients and tangents of float16 and bfloat16 in float32, as torch does, and round once
     """
@@ -71,6 +78,7 @@ class Rule:
     jvp: Formula | None = None
     autocast: str | None = None
     widen: bool = False
+    intermediates: tuple[tuple[str, ...], Formula] | None = None
     parameters: tuple[str, ...] = field(init=False)
     backward: tuple[Gradient, ...] = field(init=False)
 
@@ -84,23 +92,39 @@ class Rule:
             )
             for key, formula in self.gradients.items()
         )
-        self.function = autograd_function(self.name, self.forward, self.parameters, self.backward)
+        intermediates, restate = self.intermediates or ((), nothing)
+        restate = widened(restate, rounded=False) if self.widen else restate
+        self.function = autograd_function(
+            self.name, self.forward, self.parameters, self.backward, intermediates, restate
+        )
         self.forward_mode = self.function
         if self.jvp is not None:
             jvp = widened(self.jvp) if self.widen else self.jvp
-            self.forward_mode = with_jvp(self.function, jvp, self.parameters, self.backward)
+            self.forward_mode = with_jvp(self.function, jvp, self.parameters, self.backward, intermediates, restate)
         RULES[self.name] = self
 
     def __call__(self, *args: Any) -> torch.Tensor:
+        return self._run(args)[0]
+
+    def outputs(self, *args: Any) -> tuple[torch.Tensor, ...]:
+        """Return y and the intermediates, which are constants to autograd."""
+        y, *others = self._run(args)
+        return (y, *(others if RECORDERS else [other.detach() for other in others]))
+
+    def evaluate(self, args: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
+        """Return y and the intermediates by the forward formula alone."""
+        result: Any = self.forward(*args)
+        return (result,) if self.intermediates is None else tuple(result)
+
+    def _run(self, args: tuple[Any, ...]) -> tuple[torch.Tensor, ...]:
         if RECORDERS:
             return RECORDERS[-1].record(self, args)
         if self.autocast is not None:
             args = autocast(self.autocast, args)
         # Compilation with fullgraph=True refuses a Function that has its own jvp; elsewhere it would save more.
-        forward_mode = not torch.compiler.is_compiling() and forward_ad._current_level >= 0  # noqa: SLF001 - no other says
-        function = self.forward_mode if forward_mode else self.function
-        result: torch.Tensor = function.apply(*args)
-        return result
+        function = self.forward_mode if is_forward_mode() else self.function
+        result: Any = function.apply(*args)
+        return (result,) if self.intermediates is None else result
 
 
 def elementwise(
@@ -149,18 +173,34 @@ def elementwise(
     )
 
 
-def widened(formula: Formula) -> Formula:
-    """The formula, computed in float32 where all its tensors are of lower precision, and rounded at its end."""
+def widened(formula: Formula, *, rounded: bool = True) -> Formula:
+    """The formula, computed in float32 where a tensor is of lower precision, and rounded at its end where all are.
+
+    Where only some are, autograd rounds a gradient to the type of its argument.
+    """
 
     def wide(*values: Any) -> Any:
         dtypes = {v.dtype for v in values if isinstance(v, torch.Tensor) and v.is_floating_point()}
-        if dtypes not in ({torch.float16}, {torch.bfloat16}):
+        if not dtypes & LOW:
             return formula(*values)
-        (dtype,) = dtypes
-        wider = [v.float() if isinstance(v, torch.Tensor) and v.dtype == dtype else v for v in values]
-        return formula(*wider).to(dtype)
+        result = formula(*map(raised, values))
+        return result.to(*dtypes) if rounded and len(dtypes) == 1 else result
 
     return renamed(wide, names_of(formula))
+
+
+def raised(value: Any) -> Any:
+    """A tensor of lower precision as float32."""
+    return value.float() if isinstance(value, torch.Tensor) and value.dtype in LOW else value
+
+
+def is_forward_mode() -> bool:
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0  # noqa: SLF001 - no other says
+
+
+def nothing() -> tuple[torch.Tensor, ...]:
+    """Return the intermediates of a rule that has none."""
+    return ()
 
 
 def names_of(formula: Formula) -> tuple[str, ...]:
@@ -191,14 +231,25 @@ def shape_of(value: Any) -> Any:
 
 
 def autograd_function(
-    name: str, forward_formula: Formula, parameters: tuple[str, ...], backward_formulas: tuple[Gradient, ...]
+    name: str,
+    forward_formula: Formula,
+    parameters: tuple[str, ...],
+    backward_formulas: tuple[Gradient, ...],
+    intermediates: tuple[str, ...],
+    restate: Formula,
 ) -> type[torch.autograd.Function]:
     """The Function driver. It closes over plain functions and tuples only, as compilation with fullgraph=True wants."""
+    restate_needs = names_of(restate)
     first_variadic = len(parameters) - 1 if parameters[-1] == "tensors" else len(parameters)
 
     def place(argument: str) -> slice:
         index = parameters.index(argument)
         return slice(index, None) if index == first_variadic else slice(index, index + 1)
+
+    def asked(ctx: Any) -> list[Gradient]:
+        """The gradients of which some argument asks for one."""
+        wants = ctx.needs_input_grad
+        return [gradient for gradient in backward_formulas if any(any(wants[place(a)]) for a in gradient.arguments)]
 
     class RuleFunction(torch.autograd.Function):
         generate_vmap_rule = True
@@ -209,28 +260,33 @@ def autograd_function(
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            known = {"y": output, **named(parameters, inputs)}
-            wanted: list[str] = []
-            for arguments, _, needs in backward_formulas:
-                if any(any(ctx.needs_input_grad[place(argument)]) for argument in arguments):
-                    wanted.extend(needs)
+            known = {**results_of(output, intermediates), **named(parameters, inputs)}
+            wanted = [need for gradient in asked(ctx) for need in gradient.needs]
+            if any(name in wanted for name in intermediates):
+                wanted.extend(restate_needs)
             ctx.save_for_backward(*keep(ctx, wanted, known))
 
         @staticmethod
         def backward(ctx: Any, *grads: Any) -> Any:
             known = {"grad": grads[0], **ctx.constants, **dict(zip(ctx.saved, ctx.saved_tensors, strict=True))}
+            if any(name in known for name in intermediates) and (torch.is_grad_enabled() or is_forward_mode()):
+                known.update(zip(intermediates, restate(*[known[need] for need in restate_needs]), strict=True))
             results: list[Any] = [None] * len(ctx.needs_input_grad)
-            for arguments, formula, needs in backward_formulas:
-                if any(any(ctx.needs_input_grad[place(argument)]) for argument in arguments):
-                    value = formula(*[known[need] for need in needs])
-                    for argument, grad in zip(arguments, value if len(arguments) > 1 else (value,), strict=True):
-                        where = place(argument)
-                        results[where] = grad if isinstance(grad, tuple) else (grad,)
+            for arguments, formula, needs in asked(ctx):
+                value = formula(*[known[need] for need in needs])
+                for argument, grad in zip(arguments, value if len(arguments) > 1 else (value,), strict=True):
+                    where = place(argument)
+                    results[where] = grad if isinstance(grad, tuple) else (grad,)
             return tuple(results)
 
     RuleFunction.__name__ = RuleFunction.__qualname__ = name
     RuleFunction._backward_cls.__name__ = f"{name}Backward"  # noqa: SLF001 - how a graph shows it
     return RuleFunction
+
+
+def results_of(output: Any, intermediates: tuple[str, ...]) -> dict[str, Any]:
+    """What a Function's forward returned, by name."""
+    return dict(zip(("y", *intermediates), output if intermediates else (output,), strict=True))
 
 
 def keep(ctx: Any, wanted: Sequence[str], known: Mapping[str, Any]) -> list[torch.Tensor]:
@@ -246,23 +302,28 @@ def with_jvp(
     jvp_formula: Formula,
     parameters: tuple[str, ...],
     backward_formulas: tuple[Gradient, ...],
+    intermediates: tuple[str, ...],
+    restate: Formula,
 ) -> type[torch.autograd.Function]:
     """The same Function with forward mode. torch.func.vmap wants both directions to save the same tensors."""
     picks = names_of(jvp_formula)
+    needs = dict.fromkeys([need for gradient in backward_formulas for need in gradient.needs])
+    wanted = [*needs, *intermediates, *names_of(restate), *picks]
 
     class ForwardModeFunction(function):  # type: ignore[valid-type, misc]
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-            known = {"y": output, **named(parameters, inputs)}
-            tensors = keep(ctx, [need for _, _, needs in backward_formulas for need in needs] + list(picks), known)
+            known = {**results_of(output, intermediates), **named(parameters, inputs)}
+            tensors = keep(ctx, wanted, known)
             ctx.save_for_backward(*tensors)
             ctx.save_for_forward(*tensors)
 
         @staticmethod
         def jvp(ctx: Any, *tangents: Any) -> Any:
             known = {**ctx.constants, **dict(zip(ctx.saved, ctx.saved_tensors, strict=True))}
-            known.update({parameter + "_tangent": t for parameter, t in zip(parameters, tangents, strict=False)})
-            return jvp_formula(*[known[pick] for pick in picks])
+            known.update({name + "_tangent": tangent for name, tangent in named(parameters, tangents).items()})
+            tangent = jvp_formula(*[known[pick] for pick in picks])
+            return (tangent, *[torch.zeros_like(known[name]) for name in intermediates]) if intermediates else tangent
 
     ForwardModeFunction.__name__ = ForwardModeFunction.__qualname__ = function.__name__
     return ForwardModeFunction

@@ -27,7 +27,15 @@ OTHERS: dict[type[ast.operator], type[ast.operator]] = {
     ast.BitOr: ast.BitAnd,
 }
 # The arguments that a function treats alike with the next one: to swap them is no change.
-SYMMETRIC = {"max": (0,), "min": (0,), "maximum": (0,), "minimum": (0,), "transpose": (0,), "addcmul": (1,)}
+SYMMETRIC = {
+    "max": (0,),
+    "min": (0,),
+    "maximum": (0,),
+    "minimum": (0,),
+    "transpose": (0,),
+    "addcmul": (1,),
+    "add_tangent": (0,),
+}
 
 Known = Mapping[str, Any]
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bpexp.check import Tolerances, assert_correct, subject_of
+from bpexp.check import Tolerances, assert_correct, check_rule, subject_of
 from bpexp.oracles import Trial
 from bpexp.rules import RULES, Rule, Sample
 
@@ -112,3 +112,55 @@ def test_a_saved_tensor_changed_in_place_is_detected():
         weight.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
+
+
+def centred(restate):
+    """A rule y = (x - m) * m with its mean m as an intermediate, which `restate` makes again."""
+
+    def forward(x):
+        mean = x.mean(0, keepdim=True)
+        return (x - mean) * mean, mean
+
+    rule = Rule(
+        "centred_in_test",
+        forward,
+        {"x": lambda grad, x, mean: grad * mean + (grad * (x - 2 * mean)).mean(0, keepdim=True)},
+        lambda x: forward(x)[0],
+        lambda generator: [Sample("batch", (torch.randn(4, 3, generator=generator, dtype=torch.float64),))],
+        "definition",
+        intermediates=(("mean",), restate),
+    )
+    del RULES["centred_in_test"]
+    return rule
+
+
+def test_an_intermediate_is_made_again_where_the_backward_is_differentiated():
+    assert check_rule(centred(lambda x: (x.mean(0, keepdim=True),))) == []
+    for wrong in (lambda x: (x.mean(0, keepdim=True).detach(),), lambda x: (1.0001 * x.mean(0, keepdim=True),)):
+        assert {mismatch.oracle for mismatch in check_rule(centred(wrong))} == {"second order"}
+
+
+def test_a_first_order_backward_does_not_make_an_intermediate_again():
+    def refuse(x):
+        raise AssertionError
+
+    x = torch.randn(4, 3, requires_grad=True)
+    y, mean = centred(refuse).outputs(x)
+    assert not mean.requires_grad
+    assert [tensor.shape for tensor in y.grad_fn.saved_tensors] == [x.shape, mean.shape]
+    y.sum().backward()
+    with pytest.raises(AssertionError):
+        torch.autograd.grad(centred(refuse)(x).sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.intermediates is not None])
+def test_outputs_are_y_and_constants(name):
+    rule = RULES[name]
+    trial = trial_of(rule, samples_of(rule)[0])
+    y, *others = rule.outputs(*trial.args)
+    assert torch.equal(y, rule(*trial.args))
+    assert len(others) == len(rule.intermediates[0])
+    stacked = torch.stack([trial.args[0], 2 * trial.args[0]])
+    mapped = torch.func.vmap(lambda x: rule.outputs(x, *trial.args[1:]))(stacked)
+    torch.testing.assert_close([each[0] for each in mapped], [y, *others])
+    assert not any(tensor.requires_grad for tensor in (*others, *mapped[1:]))
