@@ -4,8 +4,8 @@ A step is forward, backward and update of dense networks on a batch of digits, f
 nn.Sequential of its own layers, its autograd and torch.optim.SGD, with whichever of fused or foreach, set_to_none and
 inplace is fastest for the row. Both sides take turns, and a ratio is taken turn by turn.
 
-Also: many small networks side by side, what measuring adds, and what memory a step takes. Tables are left in the
-folder as steps, networks, measuring and memory.parquet, figures as figures/*.svg.
+Also: many small networks side by side, what dropout and measuring add, and what memory a step takes. Tables are left
+in the folder as steps, networks, dropout, measuring and memory.parquet, figures as figures/*.svg.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import polars
     from omegaconf import DictConfig
 
+    from bpexp.ensemble import Ensemble
     from bpexp.statistics import Interval
     from experiments.page import Section
 
@@ -55,18 +56,31 @@ EFFORTS = {
     "full": Effort(("relu", "tanh"), rounds=201, seconds=0.03, choosing=25, compile=True),
 }
 
-TARGETS = {
+PLAIN_TARGETS = {
     Size(1, 30, 64, 128): 0.8,
     Size(1, 10, 64, 64): 0.7,
     Size(1, 10, 256, 256): 1.0,
     Size(16, 10, 32, 128): 1 / 4.5,
 }
-"""What was asked: the time of a step over torch's is at most this. Rows with relu were asked, those with tanh show."""
+NORM_TARGETS = {
+    replace(size, norm=norm, residual="plain", dropout=0.1): target
+    for size, target in {Size(1, 10, 64, 128): 1.0, Size(16, 10, 32, 128): 1 / 4}.items()
+    for norm in ("batch", "layer")
+}
+TARGETS = PLAIN_TARGETS | NORM_TARGETS
+"""What was asked: the time of a step over torch's is at most this.
+
+Rows with relu were asked. Those with tanh show the same of plain networks.
+"""
 ASKED = "relu"
 
 SIDE_BY_SIDE = Size(1, 10, 32, 128)
 COUNTS = (1, 2, 4, 8, 16, 32)
 """How many networks of that size train side by side in the table `networks`."""
+
+DROPOUT = replace(SIDE_BY_SIDE, networks=32, dropout=0.1)
+DROPOUT_TARGET = 1.4
+"""What was asked: dropout adds at most 40 % to the step without it."""
 
 Report = Callable[[str], None]
 
@@ -96,25 +110,33 @@ def measure(scale: str, effort: Effort, report: Report) -> dict[str, polars.Data
     import polars
     import torch
 
-    sizes = [replace(size, activation=activation) for activation in effort.activations for size in TARGETS]
+    sizes = [
+        replace(size, activation=activation)
+        for activation in effort.activations
+        for size in (TARGETS if activation == ASKED else PLAIN_TARGETS)
+    ]
     steps: list[dict[str, Any]] = []
     measuring, memory = [], []
     with one_thread():
         for size in sizes:
             report(f"timing {size.name} {size.activation}")
-            steps += time_steps(size, effort)
-            measuring.append(time_measuring(size, effort))
-            memory.append(count_memory(size))
+            ensemble = size.ensemble()
+            steps += time_steps(size, ensemble, effort)
+            measuring.append(time_measuring(size, ensemble, effort))
+            memory.append(count_memory(size, ensemble))
         report(f"timing 1 to {COUNTS[-1]} networks of {SIDE_BY_SIDE.name}")
         networks = [time_networks(count, activation, effort) for activation in effort.activations for count in COUNTS]
+        report(f"timing {DROPOUT.name}")
+        dropout = [time_dropout(effort)]
     made = {"scale": scale, "torch": torch.__version__, "instructions": torch.backends.cpu.get_cpu_capability()}
-    tables = {"steps": steps, "networks": networks, "measuring": measuring, "memory": memory, "scale": [made]}
-    return {name: polars.DataFrame(rows, infer_schema_length=None) for name, rows in tables.items()}
+    tables = {"steps": steps, "networks": networks, "dropout": dropout, "measuring": measuring, "memory": memory}
+    return {
+        name: polars.DataFrame(rows, infer_schema_length=None) for name, rows in (tables | {"scale": [made]}).items()
+    }
 
 
-def time_steps(size: Size, effort: Effort) -> list[dict[str, Any]]:
+def time_steps(size: Size, ensemble: Ensemble, effort: Effort) -> list[dict[str, Any]]:
     """Return a row for each side of torch that the product is compared with."""
-    ensemble = size.ensemble()
     choice = choose(replace(size, networks=1), effort)
     sides: dict[str, Side] = {"ours": Ours(ensemble), str(choice): Torch(ensemble, choice)}
     if effort.compile and size.networks == 1 and can_compile():
@@ -152,21 +174,41 @@ def choose(size: Size, effort: Effort) -> Choice:
     return min(sides, key=lambda choice: statistics.median(processor(taken[str(choice)])))
 
 
+@functools.cache
+def alone(size: Size, effort: Effort) -> Torch:
+    """Return one network in torch, for all the counts that it is compared with."""
+    return Torch(size.ensemble(), choose(size, effort))
+
+
 def time_networks(count: int, activation: str, effort: Effort) -> dict[str, Any]:
     """Return the row of so many networks side by side: the time of each, over that of one in torch."""
     size = replace(SIDE_BY_SIDE, networks=count, activation=activation)
     ensemble = size.ensemble()
-    one = replace(size, networks=1)
-    sides: dict[str, Side] = {"ours": Ours(ensemble), "torch": Torch(one.ensemble(), choose(one, effort))}
+    sides: dict[str, Side] = {"ours": Ours(ensemble), "torch": alone(replace(size, networks=1), effort)}
     taken = take_turns(sides, effort.rounds, effort.seconds)
     ours, torch = ([second / n for second in processor(taken[name])] for name, n in (("ours", count), ("torch", 1)))
     found = median_interval(ratios(torch, ours))
     return {**described(size), "ours_us": micro(ours), "torch_us": micro(torch), **interval("speedup", found)}
 
 
-def time_measuring(size: Size, effort: Effort) -> dict[str, Any]:
+def time_dropout(effort: Effort) -> dict[str, Any]:
+    """Return the row of a step with dropout, its masks drawn, over the step of the same networks without."""
+    sides = {"with": Ours(DROPOUT.ensemble()), "without": Ours(replace(DROPOUT, dropout=0.0).ensemble())}
+    taken = take_turns(sides, effort.rounds, effort.seconds)
+    found = median_interval(ratios(processor(taken["with"]), processor(taken["without"])))
+    return {
+        **described(DROPOUT),
+        "with_us": micro(processor(taken["with"])),
+        "without_us": micro(processor(taken["without"])),
+        **interval("ratio", found),
+        "share": 1 - 1 / found.mean,
+        "target": DROPOUT_TARGET,
+        "verdict": judge(found, DROPOUT_TARGET),
+    }
+
+
+def time_measuring(size: Size, ensemble: Ensemble, effort: Effort) -> dict[str, Any]:
     """Return the row of a step that is measured, over a plain one; and what it adds at the default interval."""
-    ensemble = size.ensemble()
     sides = {"plain": Ours(ensemble), "measured": Ours(ensemble, measure=True)}
     taken = take_turns(sides, max(7, effort.rounds // 3), effort.seconds)
     found = median_interval(ratios(processor(taken["measured"]), processor(taken["plain"])))
@@ -174,9 +216,8 @@ def time_measuring(size: Size, effort: Effort) -> dict[str, Any]:
     return {**described(size), **interval("ratio", found), "every": every, "added": (found.mean - 1) / every}
 
 
-def count_memory(size: Size) -> dict[str, Any]:
+def count_memory(size: Size, ensemble: Ensemble) -> dict[str, Any]:
     """Return the row of what a step needs beside parameters, gradients and the batch, in bytes."""
-    ensemble = size.ensemble()
     return {
         **described(size),
         "parameters": ensemble.values.nbytes,
@@ -194,6 +235,9 @@ def described(size: Size) -> dict[str, Any]:
         "width": size.width,
         "batch": size.batch,
         "activation": size.activation,
+        "norm": size.norm,
+        "residual": size.residual,
+        "dropout": size.dropout,
     }
 
 

@@ -14,7 +14,7 @@ from bpexp.spec import Config, Init, Model, Optimizer, Train
 if TYPE_CHECKING:
     import torch
 
-    from bpexp.train import Ensemble
+    from bpexp.ensemble import Ensemble
 
 LR = 0.01
 INITS = {"relu": "he", "tanh": "glorot"}
@@ -30,11 +30,16 @@ class Size:
     batch: int
     activation: str = "relu"
     dtype: str = "float32"
+    norm: str = "none"
+    residual: str = "none"
+    dropout: float = 0.0
 
     @property
     def name(self) -> str:
         networks = f"{self.networks} networks of " if self.networks > 1 else ""
-        return f"{networks}L{self.depth} D{self.width} B{self.batch}"
+        parts = [f"{self.norm} norm"] * (self.norm != "none") + ["skips"] * (self.residual != "none")
+        parts += [f"dropout {self.dropout:g}"] * (self.dropout > 0)
+        return f"{networks}L{self.depth} D{self.width} B{self.batch}" + f" with {', '.join(parts)}" * bool(parts)
 
     def configs(self) -> list[Config]:
         """Return the networks' configurations: plain SGD, a seed each."""
@@ -42,7 +47,14 @@ class Size:
             Config(
                 seed=seed,
                 dtype=self.dtype,
-                model=Model(depth=self.depth, width=self.width, activation=self.activation),
+                model=Model(
+                    depth=self.depth,
+                    width=self.width,
+                    activation=self.activation,
+                    norm=self.norm,
+                    residual=self.residual,
+                    dropout=self.dropout,
+                ),
                 init=Init(name=INITS[self.activation]),
                 optimizer=Optimizer(lr=LR),
                 train=Train(batch_size=self.batch),
@@ -51,8 +63,11 @@ class Size:
         ]
 
     def ensemble(self) -> Ensemble:
-        """Return the networks with their first batch drawn. It is the batch of every step: drawing is not timed."""
-        from bpexp.train import Ensemble
+        """Return the networks with their first batch drawn. It is the batch of every step: drawing is not timed.
+
+        Masks of dropout are drawn anew in every step, on both sides.
+        """
+        from bpexp.ensemble import Ensemble
 
         ensemble = Ensemble(self.configs())
         ensemble.batches.fill()
@@ -71,6 +86,8 @@ class Ours:
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
+            if self.ensemble.masks is not None:
+                self.ensemble.masks.fill()
             self.step()
 
     def _step(self) -> None:
@@ -86,7 +103,8 @@ class Ours:
         ensemble.update()
         view = ensemble.view(values, grads, ensemble.values - values)
         for measure in MEASURES.values():
-            measure.function(view)
+            if view.layers(measure.of):
+                measure.function(view)
 
 
 @dataclass(frozen=True)
@@ -122,19 +140,14 @@ class Torch:
     def _add(self, ensemble: Ensemble, network: int, choice: Choice) -> None:
         import torch
 
-        config = ensemble.configs[network]
-        depth, parameters = config.model.depth, [p[network] for p in ensemble.parameters]
-        layers: list[torch.nn.Module] = []
-        for layer, (weight, bias) in enumerate(zip(parameters[: depth + 1], parameters[depth + 1 :], strict=True)):
-            linear = torch.nn.Linear(weight.shape[1], weight.shape[0], dtype=weight.dtype)
-            with torch.no_grad():
-                linear.weight.copy_(weight)
-                linear.bias.copy_(bias)
-            layers.append(linear)
-            if layer < depth:
-                relu = config.model.activation == "relu"
-                layers.append(torch.nn.ReLU(inplace=choice.inplace) if relu else torch.nn.Tanh())
-        model = torch.nn.Sequential(*layers)
+        from experiments.cost_torch import dense, ordered
+
+        config, parameters = ensemble.configs[network], [p[network] for p in ensemble.parameters]
+        shape = ensemble.model.features, ensemble.model.outputs
+        model = dense(config.model, *shape, ensemble.dtype, inplace=choice.inplace)
+        with torch.no_grad():
+            for parameter, start in zip(ordered(model), parameters, strict=True):
+                parameter.copy_(start)
         optimizer = torch.optim.SGD(model.parameters(), lr=config.optimizer.lr, **{choice.optimizer: True})
         x, target = ensemble.batches.x[network].clone(), ensemble.batches.y[network].clone()
         cross_entropy = torch.nn.CrossEntropyLoss()
@@ -181,11 +194,15 @@ def can_compile() -> bool:
 
 
 def buffer_bytes(ensemble: Ensemble, *, measure: bool = False) -> int:
-    """Return the size of the buffers in which a step of the plan computes, all networks' gradients left out."""
-    plan = ensemble.measuring if measure or ensemble.training is None else ensemble.training
-    buffers = {storage.data_ptr(): storage.nbytes() for storage, _ in plan.buffers.places.values()}
+    """Return the size of the buffers in which a step of the plan computes, and of the masks that it is given.
+
+    All networks' gradients are left out.
+    """
+    step = ensemble.measuring if measure or ensemble.training is None else ensemble.training
+    buffers = {storage.data_ptr(): storage.nbytes() for storage, _ in step.plan.buffers.places.values()}
     buffers.pop(ensemble.grads.untyped_storage().data_ptr(), None)
-    return sum(buffers.values())
+    masks = [] if ensemble.masks is None else [ensemble.masks.values, ensemble.masks.words]
+    return sum(buffers.values()) + sum(tensor.nbytes for tensor in masks)
 
 
 def saved_bytes(ensemble: Ensemble) -> int:

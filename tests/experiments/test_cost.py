@@ -8,14 +8,17 @@ import polars
 import pytest
 import scipy.stats
 import torch
+from torch import nn
 
 from experiments import cost, cost_sides, cost_text, cost_timing
 from experiments.cost_sides import Ours, Size, Torch, buffer_bytes, choices, compiled, saved_bytes
 from experiments.cost_timing import FEWEST, Seconds, median_interval, one_thread, ratios, take_turns
+from experiments.cost_torch import Skip, dense, ordered
 
 STEPS = 3
 SMALL = Size(2, 3, 12, 16, dtype="float64")
-SIZES = [replace(SMALL, activation=activation) for activation in ("relu", "tanh")]
+NORMED = [replace(SMALL, norm=norm, residual="plain", dropout=0.3) for norm in ("batch", "layer")]
+SIZES = [SMALL, replace(SMALL, activation="tanh"), *NORMED]
 TINY = cost.Effort(("relu", "tanh"), rounds=6, seconds=0.0, choosing=1)
 
 
@@ -91,10 +94,41 @@ def test_one_thread_is_for_a_while():
     assert (torch.get_num_threads(), gc.isenabled()) == before
 
 
+class Masked(nn.Module):
+    """Dropout that multiplies with what a mask holds at the time."""
+
+    def __init__(self, mask):
+        super().__init__()
+        self.mask = mask
+
+    def forward(self, x):
+        return x * self.mask
+
+
+def give_masks(side, ensemble):
+    """Let torch's networks drop what ours drop, for their own masks come from other streams. Return what p they had."""
+    found = []
+    for network, model in enumerate(side.models):
+        names = [name for name, module in model.named_modules() if isinstance(module, nn.Dropout)]
+        for name, mask in zip(names, ensemble.masks.layers, strict=True):
+            found.append(model.get_submodule(name).p)
+            model.set_submodule(name, Masked(mask[network]))
+    return found
+
+
 def of_torch(side):
-    """Torch's parameters in our order: all weights, then all biases, of each network one after another."""
-    models = [list(model.parameters()) for model in side.models]
-    return [torch.stack([model[k] for model in models]) for part in (0, 1) for k in range(part, len(models[0]), 2)]
+    """Torch's parameters in our order, of each network one after another."""
+    return [torch.stack(parameter) for parameter in zip(*map(ordered, side.models), strict=True)]
+
+
+def running(side):
+    """The running statistics of torch's batch norms, (R, W) each: a pair a layer."""
+    networks = [[m for m in model.modules() if isinstance(m, nn.BatchNorm1d)] for model in side.models]
+    layers = zip(*networks, strict=True)
+    return [
+        tuple(torch.stack([getattr(norm, name) for norm in layer]) for name in ("running_mean", "running_var"))
+        for layer in layers
+    ]
 
 
 def all_choices(activation):
@@ -112,11 +146,16 @@ def test_both_sides_do_the_same_steps(size, choice, monkeypatch):
     ensemble = size.ensemble()
     ours, theirs = Ours(ensemble), Torch(ensemble, choice)
     before = ensemble.values.clone()
-    for side in (ours, theirs):
-        side.run(STEPS)
+    if size.dropout > 0:
+        assert give_masks(theirs, ensemble) == [size.dropout] * size.networks * size.depth
+    for _ in range(STEPS):
+        ours.run(1)
+        theirs.run(1)
     assert not torch.allclose(ensemble.values, before, rtol=0, atol=1e-6)
     for mine, other in zip(ensemble.parameters, of_torch(theirs), strict=True):
         torch.testing.assert_close(mine, other, rtol=0, atol=1e-12)
+    for ours_, theirs_ in zip(ensemble.statistics.pairs(), running(theirs), strict=True):
+        torch.testing.assert_close(ours_, theirs_, rtol=0, atol=1e-12)
     for side in (ours, theirs):
         side.reset()
     assert torch.equal(ensemble.values, before)
@@ -124,11 +163,31 @@ def test_both_sides_do_the_same_steps(size, choice, monkeypatch):
         assert torch.equal(mine, other)
 
 
-def test_a_measured_step_is_the_plain_one():
-    plain, measured = SMALL.ensemble(), SMALL.ensemble()
+@pytest.mark.parametrize("size", [SMALL, *NORMED], ids=str)
+def test_a_measured_step_is_the_plain_one(size):
+    plain, measured = size.ensemble(), size.ensemble()
     Ours(plain).run(STEPS)
     Ours(measured, measure=True).run(STEPS)
     assert torch.equal(plain.values, measured.values)
+
+
+def test_masks_are_drawn_in_every_step():
+    ensemble = NORMED[0].ensemble()
+    ours, before = Ours(ensemble), []
+    for _ in range(STEPS):
+        before.append(ensemble.masks.values.clone())
+        ours.run(1)
+        assert not any(torch.equal(ensemble.masks.values, masks) for masks in before)
+
+
+def test_torch_s_network_is_the_one_that_a_model_describes():
+    model = NORMED[0].configs()[0].model
+    assert [type(module) for module in dense(model, 5, 4, torch.float64, inplace=True)] == [
+        *(nn.Linear, nn.BatchNorm1d, nn.ReLU, nn.Dropout),
+        *(Skip, Skip, nn.Linear),
+    ]
+    with pytest.raises(ValueError, match="residual: 'scaled' has no modules of torch here; choose none or plain"):
+        dense(replace(model, residual="scaled"), 5, 4, torch.float64, inplace=True)
 
 
 def test_every_choice_of_torch_is_tried_and_the_fastest_is_taken(monkeypatch):
@@ -152,12 +211,18 @@ def test_memory_is_that_of_the_values_between_the_passes():
     assert saved_bytes(ensemble) == 3 * hidden + outputs + classes
     assert buffer_bytes(ensemble) >= 3 * hidden + outputs
     assert buffer_bytes(ensemble, measure=True) >= 2 * buffer_bytes(ensemble)
+    masks = Size(2, 3, 12, 16, dropout=0.1).ensemble()
+    assert buffer_bytes(masks) >= buffer_bytes(ensemble) + 3 * hidden
 
 
 @pytest.fixture(scope="module")
 def tables():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cost, "TARGETS", {Size(1, 2, 5, 8): 1e-9, Size(2, 2, 5, 8): 1e9})
+        plain, normed = {Size(1, 2, 5, 8): 1e-9, Size(2, 2, 5, 8): 1e9}, {replace(NORMED[0], width=5, batch=8): 1e9}
+        patch.setattr(cost, "PLAIN_TARGETS", plain)
+        patch.setattr(cost, "TARGETS", plain | normed)
+        patch.setattr(cost, "DROPOUT", Size(2, 2, 5, 8, dropout=0.1))
+        patch.setattr(cost, "DROPOUT_TARGET", 1e-9)
         patch.setattr(cost, "SIDE_BY_SIDE", Size(1, 2, 5, 8))
         patch.setattr(cost, "COUNTS", (1, 2))
         patch.setattr(cost, "EFFORTS", {"smoke": TINY})
@@ -169,17 +234,39 @@ def test_the_tables_have_a_row_for_each_size_and_activation(tables):
     assert steps.select("size", "activation", "asked", "verdict").rows() == [
         ("L2 D5 B8", "relu", True, "refuted"),
         ("2 networks of L2 D5 B8", "relu", True, "confirmed"),
+        ("2 networks of L3 D5 B8 with batch norm, skips, dropout 0.3", "relu", True, "confirmed"),
         ("L2 D5 B8", "tanh", False, "refuted"),
         ("2 networks of L2 D5 B8", "tanh", False, "confirmed"),
     ]
-    for table, name in (("steps", "ratio"), ("networks", "speedup"), ("measuring", "ratio")):
+    for table, name, count in (("steps", "ratio", 5), ("networks", "speedup", 4), ("measuring", "ratio", 5)):
         rows = tables[table]
-        assert len(rows) == 4
+        assert len(rows) == count
         assert ((rows[f"{name}_low"] <= rows[name]) & (rows[name] <= rows[f"{name}_high"])).all()
-        assert rows.select("depth", "width", "batch").unique().rows() == [(2, 5, 8)]
+        plain = rows.filter(norm="none", residual="none", dropout=0.0)
+        assert plain.select("depth", "width", "batch").unique().rows() == [(2, 5, 8)]
+        normed = rows.filter(norm="batch", residual="plain", dropout=0.3)
+        assert len(plain) == 4
+        assert normed["depth"].to_list() == [3] * (count - 4)
     assert tables["networks"]["networks"].to_list() == [1, 2, 1, 2]
     assert (tables["measuring"]["added"] * 20 + 1).to_list() == pytest.approx(tables["measuring"]["ratio"].to_list())
     assert (tables["memory"]["buffers_measured"] > tables["memory"]["buffers"]).all()
+
+
+def test_dropout_is_compared_with_the_step_without(tables, monkeypatch):
+    made = tables["dropout"].row(0, named=True)
+    assert (made["size"], made["verdict"]) == ("2 networks of L2 D5 B8 with dropout 0.1", "refuted")
+    compared = {}
+
+    def timed(sides, rounds, seconds):
+        compared.update({name: side.ensemble for name, side in sides.items()})
+        return {"with": [Seconds(5.0, 9.0)] * 6, "without": [Seconds(4.0, 9.0)] * 6}
+
+    monkeypatch.setattr(cost, "take_turns", timed)
+    row = cost.time_dropout(TINY)
+    names = "with_us", "without_us", "ratio", "share", "target", "verdict"
+    assert [row[name] for name in names] == pytest.approx([5e6, 4e6, 1.25, 0.2, 1.4, "confirmed"])
+    assert {name: ensemble.masks is not None for name, ensemble in compared.items()} == {"with": True, "without": False}
+    assert torch.equal(compared["with"].values, compared["without"].values)
 
 
 def test_networks_side_by_side_are_compared_network_by_network(monkeypatch):
@@ -197,7 +284,8 @@ def test_against_torch_compile_nothing_is_asked(monkeypatch):
     monkeypatch.setattr(cost, "TARGETS", {Size(1, 2, 5, 8): 1.0})
     monkeypatch.setattr(cost, "can_compile", lambda: True)
     monkeypatch.setattr(torch, "compile", lambda loss: loss)
-    rows = cost.time_steps(Size(1, 2, 5, 8), replace(TINY, choosing=0, compile=True))
+    size = Size(1, 2, 5, 8)
+    rows = cost.time_steps(size, size.ensemble(), replace(TINY, choosing=0, compile=True))
     assert [(row["against"], row["ratio"], row["target"], row["verdict"], row["asked"]) for row in rows] == [
         ("SGD(fused=True), set_to_none=True", 1.0, 1.0, "confirmed", True),
         (other, 2.0, None, None, False),
@@ -207,16 +295,18 @@ def test_against_torch_compile_nothing_is_asked(monkeypatch):
 def test_the_same_tables_are_the_same_section(tables):
     section = cost.section(tables)
     assert section == cost.section({name: table.clone() for name, table in tables.items()})
-    assert section.answer.startswith("1 of 2 asked targets are reached, with relu: our step takes ")
-    assert "L2 D5 B8 with relu: refuted" in section.answer
+    assert section.answer.startswith("2 of 4 asked targets are reached, with relu. Of torch's time our step takes ")
+    for refuted in ("L2 D5 B8, relu", "L2 D5 B8, tanh", "2 networks of L2 D5 B8 with dropout 0.1, relu"):
+        assert f" {refuted}: refuted, " in section.answer
+    assert section.answer.count("refuted") == 3
     assert [picture.name for picture in section.pictures] == ["step_ratios", "side_by_side"]
-    assert [len(table.rows) for table in section.tables] == [4, 4, 4, 4]
+    assert [len(table.rows) for table in section.tables] == [5, 4, 1, 5, 5]
     assert all(len(row) == len(table.columns) for table in section.tables for row in table.rows)
 
 
 def test_the_lines_for_a_terminal_have_every_row(tables):
     lines = cost_text.lines(tables)
-    assert sum(line.startswith(("L2 D5 B8", "2 networks of")) for line in lines) == 12
+    assert sum(line.startswith(("L2 D5 B8", "2 networks of")) for line in lines) == 16
 
 
 def test_the_targets_are_those_that_were_asked():
@@ -226,7 +316,14 @@ def test_the_targets_are_those_that_were_asked():
         "L10 D64 B64": 0.7,
         "L10 D256 B256": 1.0,
         "16 networks of L10 D32 B128": 1 / 4.5,
+        "L10 D64 B128 with batch norm, skips, dropout 0.1": 1.0,
+        "L10 D64 B128 with layer norm, skips, dropout 0.1": 1.0,
+        "16 networks of L10 D32 B128 with batch norm, skips, dropout 0.1": 1 / 4,
+        "16 networks of L10 D32 B128 with layer norm, skips, dropout 0.1": 1 / 4,
     }
+    assert {name for name in asked if "norm" not in name} == {size.name for size in cost.PLAIN_TARGETS}
+    assert cost.DROPOUT.name == "32 networks of L10 D32 B128 with dropout 0.1"
+    assert cost.DROPOUT_TARGET == 1.4
     assert cost.SCALES.keys() == cost.EFFORTS.keys()
     for effort in cost.EFFORTS.values():
         assert cost.ASKED in effort.activations
@@ -239,7 +336,7 @@ def test_the_command_leaves_tables_and_figures(tables, tmp_path, monkeypatch, ca
     monkeypatch.setattr(cost, "measure", lambda scale, effort, report: dict(tables))
     arguments = ["scale=smoke", f"hydra.run.dir={tmp_path}"]
     assert entry.main("cost", cost.__doc__, program=cost.program, arguments=arguments) == 0
-    assert "1 of 2 asked targets" in capsys.readouterr().out
+    assert "2 of 4 asked targets" in capsys.readouterr().out
     for name, table in tables.items():
         assert polars.read_parquet(tmp_path / f"{name}.parquet").equals(table)
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"step_ratios.svg", "side_by_side.svg"}
