@@ -4,22 +4,36 @@ Letters: R networks, S distinct seeds among them, L hidden layers, B samples of 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bpexp.spec import MASK_LEVELS
+from bpexp.rules.regularization import kept
+from bpexp.spec import LARGEST_DROPOUT, MASK_LEVELS
 from bpexp.streams import generator
 
 LOWEST = torch.iinfo(torch.int64).min
+BYTE = 256
+
+
+class Mask(NamedTuple):
+    """What a layer's mask is made of, where it is used: noise (R, B, W) int8, threshold and scale (R, 1, 1)."""
+
+    noise: Tensor
+    threshold: Tensor
+    scale: Tensor
 
 
 class Masks:
-    """One mask a hidden layer, (R, B, W): 0 where a unit is dropped, 1 / (1 - p) where it is kept.
+    """One mask a hidden layer, (R, B, W): 0 where a unit is dropped, else what makes the mask's mean 1.
 
-    Sixteen random bits decide a unit, so p is rounded to a multiple of 2^-16 (and less than 1). They are drawn as whole
-    words, once for each seed: networks of one seed that differ in p drop nested sets of units.
+    A unit is dropped where its random byte is below a threshold t. One more byte u for each step and layer decides
+    between the two thresholds that are nearest to 256 p.
+
+    Math:  t = floor(256 p + u / 256), so E t / 256 = p, to 2^-16; what is kept is scaled by 256 / (256 - t)
+    Edge:  p is at most 255/256. Of two units of a layer the drops correlate by less than 2^-18 / (p (1 - p)).
+           Networks of one seed that differ in p drop nested sets of units.
     """
 
     def __init__(
@@ -37,24 +51,39 @@ class Masks:
         """
         device = which.device
         layers, batch, width = shape
-        words = -(-layers * batch * width // 4)
-        levels = torch.tensor([min(round(p * MASK_LEVELS), MASK_LEVELS - 1) for p in probabilities])
-        self.threshold = (levels - MASK_LEVELS // 2).to(torch.int16).to(device).view(-1, 1, 1, 1)
-        # What is kept is scaled for the level, so that the mean is exact.
-        self.scale = (MASK_LEVELS / (MASK_LEVELS - levels).double()).to(dtype).to(device).view(-1, 1, 1, 1)
+        units = layers * batch * width
+        levels = [round(min(p, LARGEST_DROPOUT) * MASK_LEVELS) for p in probabilities]
+        self.levels = torch.tensor(levels, dtype=torch.int32, device=device).view(-1, 1)
         self.streams = [generator(seed, purpose, device) for seed in seeds]
-        self.words = torch.empty(len(seeds), words, dtype=torch.int64, device=device)
-        self.bits = self.words.view(torch.int16)[:, : layers * batch * width].view(len(seeds), *shape)
-        self.which = which
-        self.values = torch.empty(len(probabilities), *shape, dtype=dtype, device=device)
-        self.layers: tuple[Tensor, ...] = self.values.unbind(1)
+        self.words = torch.empty(len(seeds), -(-(units + layers) // 8), dtype=torch.int64, device=device)
+        self.rows = self.words.unbind(0)
+        drawn = self.words.view(torch.int8)
+        self.bytes = drawn[:, :units].view(len(seeds), *shape)
+        self.between = drawn[:, units : units + layers]
+        # With a seed of its own for every network nothing has to be copied.
+        self.which = None if which.tolist() == list(range(len(seeds))) else which
+        self.noise = self.bytes if self.which is None else self.bytes.new_empty((len(probabilities), *shape))
+        self.threshold = torch.empty(len(probabilities), layers, 1, 1, dtype=torch.int8, device=device)
+        self.scale = torch.empty(len(probabilities), layers, 1, 1, dtype=dtype, device=device)
+        parts = (self.noise, self.threshold, self.scale)
+        self.layers: list[Mask] = [Mask(*(part[:, layer] for part in parts)) for layer in range(layers)]
 
     def fill(self) -> None:
         """Draw new masks."""
-        for row, stream in zip(self.words, self.streams, strict=True):
+        for row, stream in zip(self.rows, self.streams, strict=True):
             row.random_(LOWEST, None, generator=stream)  # from 0 on, the highest of 64 bits would always be 0
-        torch.ge(self.bits[self.which], self.threshold, out=self.values)
-        self.values.mul_(self.scale)
+        between = self.between
+        if self.which is not None:
+            torch.index_select(self.bytes, 0, self.which, out=self.noise)
+            between = between[self.which]
+        thresholds = ((self.levels + (between.int() + BYTE // 2)) >> 8)[:, :, None, None]
+        self.threshold.copy_(thresholds - BYTE // 2)
+        self.scale.copy_(BYTE / (BYTE - thresholds).double())
+
+    @property
+    def values(self) -> Tensor:
+        """The masks as numbers, (R, L, B, W)."""
+        return kept(self.noise, self.threshold, self.scale)
 
     def state(self) -> list[Any]:
         """Return what `restore` needs to draw the same masks again."""

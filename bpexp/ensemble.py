@@ -63,7 +63,13 @@ class Ensemble:
         self.batches = Batches(train, self.seeds, self.config.train.batch_size)
         model = self.config.model
         self.model = MLP(
-            splits[0].features, splits[0].outputs, model.depth, model.width, model.activation, model.residual, model.norm
+            splits[0].features,
+            splits[0].outputs,
+            model.depth,
+            model.width,
+            model.activation,
+            model.residual,
+            model.norm,
         )
         drawn = self.model.parameters(configs, self.dtype, self._first_batch)
         self.layout, self.values = flatten([p.to(self.device) for p in drawn])
@@ -179,7 +185,9 @@ class Ensemble:
             return found[0]
         shares = [min(size, samples - start) / samples for start in range(0, samples, size)]
         loss = sum((loss * share for (loss, _), share in zip(found, shares, strict=True)), torch.zeros(()))
-        accuracies = [accuracy * share for (_, accuracy), share in zip(found, shares, strict=True) if accuracy is not None]
+        accuracies = [
+            accuracy * share for (_, accuracy), share in zip(found, shares, strict=True) if accuracy is not None
+        ]
         return loss, torch.stack(accuracies).sum(0) if accuracies else None
 
     def _evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -227,8 +235,8 @@ class Step:
             loss = LOSSES[ensemble.config.loss](outputs, batches.y, ensemble.smoothing)
             return loss, *(tensor for pair in self.trace.statistics for tensor in pair)
 
-        inputs = [batches.x, batches.y, *masks]
-        inputs += [tensor for tensor in (input_mask, ensemble.smoothing) if tensor is not None]
+        inputs = [batches.x, batches.y, *(part for mask in masks for part in mask), *(input_mask or ())]
+        inputs += [] if ensemble.smoothing is None else [ensemble.smoothing]
         batches.x.zero_()
         batches.y.zero_()
         self.plan = Plan(model, inputs, ensemble.parameters, keep=keep, flat=ensemble.grads)

@@ -133,6 +133,8 @@ MEASURES: dict[str, Measure] = {
             saturated_fraction,
             (0, 0.5),
         ),
-        Measure("gate", "1", "factor of the layer's branch", "gated", lambda view: torch.stack([*view.gates], 1).double()),
+        Measure(
+            "gate", "1", "factor of the layer's branch", "gated", lambda view: torch.stack([*view.gates], 1).double()
+        ),
     )
 }

@@ -11,18 +11,22 @@ import torch
 from torch import Tensor
 
 from bpexp.activations import ACTIVATIONS, PRELU_START
+from bpexp.dropout import Mask
 from bpexp.init import initialize
 from bpexp.rules import activations, losses
 from bpexp.rules.arithmetic import add, multiply
 from bpexp.rules.linear import linear
 from bpexp.rules.normalization import network_batch_norm, network_batch_norm_eval, network_layer_norm
-from bpexp.rules.regularization import dropout
+from bpexp.rules.regularization import network_dropout
 from bpexp.rules.views import reshape
 from bpexp.spec import Config
 from bpexp.streams import generator
 
 NORM_EPS = 1e-5
 """Added to a variance before its root, as torch.nn does."""
+
+HOMOGENEOUS = ("identity", "relu", "leaky_relu", "prelu")
+"""Activations with phi(m x) = m phi(x), m >= 0: a mask before one does what a mask behind it does, in less memory."""
 
 LSUV_PASSES, LSUV_TOLERANCE = 10, 0.1
 
@@ -203,10 +207,10 @@ class MLP:
         self,
         x: Tensor,
         parameters: Sequence[Tensor],
-        masks: Sequence[Tensor] = (),
+        masks: Sequence[Mask] = (),
         trace: Trace | None = None,
         *,
-        input_mask: Tensor | None = None,
+        input_mask: Mask | None = None,
         statistics: Sequence[Statistics] | None = None,
     ) -> Tensor:
         """Return the outputs (R, B, C) of x (R, B, F).
@@ -216,7 +220,7 @@ class MLP:
         """
         sorted_, trace = self.sort(parameters), trace or Trace()
         if input_mask is not None:
-            x = dropout(x, input_mask)
+            x = network_dropout(x, *input_mask)
         for layer in range(1, self.depth + 1):
             given = None if statistics is None else statistics[layer - 1]
             x = self._hidden(layer, x, sorted_, masks[layer - 1] if masks else None, given, trace)
@@ -224,13 +228,15 @@ class MLP:
         return trace.z[-1]
 
     def _hidden(
-        self, layer: int, x: Tensor, p: Parameters, mask: Tensor | None, given: Statistics | None, trace: Trace
+        self, layer: int, x: Tensor, p: Parameters, mask: Mask | None, given: Statistics | None, trace: Trace
     ) -> Tensor:
         z = linear(x, p.weights[layer - 1], p.biases[layer - 1])
         n = z if self.norm == "none" else self._normalize(layer, z, p, given, trace)
-        branch = self._activate(layer, n, p)
-        if mask is not None:
-            branch = dropout(branch, mask)
+        if mask is not None and self.activation in HOMOGENEOUS:
+            branch = self._activate(layer, network_dropout(n, *mask), p)
+        else:
+            branch = self._activate(layer, n, p)
+            branch = branch if mask is None else network_dropout(branch, *mask)
         if layer > 1 and self.residual == "scaled":
             branch = multiply(branch, 1 / math.sqrt(self.depth))
         elif layer > 1 and self.residual == "rezero":

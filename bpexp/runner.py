@@ -55,7 +55,7 @@ def run_group(jobs: Sequence[Job], *, report: Callable[[str], None], kept: Colle
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    jobs, failed = list(jobs), []
+    jobs, failed = list(jobs), list[Outcome]()
     try:
         while jobs:
             try:

@@ -25,6 +25,9 @@ RECORD_VERSION = 1
 MASK_LEVELS = 2**16
 """The probabilities that a dropout mask can tell apart: sixteen random bits decide a unit."""
 
+LARGEST_DROPOUT = 255 / 256
+"""The largest probability that a dropout mask has."""
+
 ACTIVATIONS = (
     "celu",
     "elu",
@@ -97,7 +100,9 @@ class Model:
     width: int = key(64, "units of a hidden layer", range=AT_LEAST_1)
     activation: str = key("tanh", "activation of the hidden layers", choices=ACTIVATIONS)
     norm: str = key("none", "normalization between a linear map and its activation", choices=NORMS)
-    residual: str = key("none", "skip connections around hidden layers; how their branches are scaled", choices=RESIDUALS)
+    residual: str = key(
+        "none", "skip connections around hidden layers; how their branches are scaled", choices=RESIDUALS
+    )
     dropout: float = key(0.0, "probability to drop a hidden unit", range=FRACTION)
     input_dropout: float = key(0.0, "probability to drop an input", range=FRACTION)
 

@@ -104,7 +104,7 @@ class Loop:
         if step == self.config.train.steps:
             ensemble.values.copy_(values)
         seen = to_host({"train_loss": self.losses[: step - self.since + 1], **networks}, layers)
-        return self._snapshot(step, *seen, numbers)
+        return self._snapshot(step, networks=seen[0], layers=seen[1], numbers=numbers)
 
     def _networks(self) -> dict[str, Tensor]:
         """Return the whole-network measures but for the loss on the batch, (R,) each."""
@@ -117,7 +117,7 @@ class Loop:
         return {name: value for name, value in found.items() if value is not None}
 
     def _snapshot(
-        self, step: int, networks: dict[str, Array], layers: dict[str, Array], numbers: dict[str, range]
+        self, step: int, *, networks: dict[str, Array], layers: dict[str, Array], numbers: dict[str, range]
     ) -> Snapshot:
         losses = networks.pop("train_loss")
         finite = np.isfinite(losses).all(axis=0) & np.isfinite(networks["grad_norm"])

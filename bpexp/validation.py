@@ -1,4 +1,4 @@
-"""What a configuration may say: types, ranges, and values that go together. Needs no data, and torch only for theory."""
+"""What a configuration may say: types, ranges, and values that go together. Needs torch where theory decides."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from bpexp.data import DATA, check_sizes
 from bpexp.init import initialize, unknown_choice
-from bpexp.spec import ADAPTIVE, MASK_LEVELS, Config, Key, UserError, flatten, keys
+from bpexp.spec import ADAPTIVE, LARGEST_DROPOUT, MASK_LEVELS, Config, Key, UserError, flatten, keys
 
 LARGEST_INTEGER = 2**63 - 1
 """What a column of the results can hold."""
@@ -120,10 +120,12 @@ def _check_precision(config: Config) -> None:
                 f"{name}: {value} is out of range; {config.dtype} tells numbers from {smallest:.2g} to {largest:.2g}"
             )
     for name in ("model.dropout", "model.input_dropout"):
-        if values[name] and not 1 <= round(values[name] * MASK_LEVELS) < MASK_LEVELS:
+        if values[name] and not round(values[name] * MASK_LEVELS) >= 1:
             raise UserError(
                 f"{name}: {values[name]} is out of range; masks tell probabilities {1 / MASK_LEVELS:.2g} apart"
             )
+        if values[name] > LARGEST_DROPOUT:
+            raise UserError(f"{name}: {values[name]} is out of range; masks drop at most {LARGEST_DROPOUT:g} of all")
 
 
 def _check_together(config: Config) -> None:

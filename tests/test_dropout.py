@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from bpexp.dropout import MASK_LEVELS, Masks
+from bpexp.dropout import LARGEST_DROPOUT, MASK_LEVELS, Masks
+from bpexp.rules.regularization import network_dropout
 
 SHAPE = (3, 32, 50)
 DEVIATIONS = 5.0
@@ -34,27 +35,38 @@ def assert_share(dropped, p):
 
 
 def test_probability_and_scale_of_each_network():
-    probabilities = [0.0, 0.01, 0.1, 0.25, 0.5, 0.9, 0.999]
+    probabilities = [0.0, 0.01, 0.1, 0.25, 0.5, 0.9, 0.99]
     made = masks(probabilities, seeds=range(7), which=range(7))
     values = filled(made, 20)
     for network, p in enumerate(probabilities):
         of_network = values[:, network]
         assert_share(of_network == 0, p)
         kept = of_network[of_network != 0]
-        assert (kept == kept[0]).all()
         level = round(p * MASK_LEVELS) / MASK_LEVELS
         assert abs(level - p) <= 0.5 / MASK_LEVELS
-        assert float(kept[0]) == pytest.approx(1 / (1 - level), rel=1e-15)
-        # The mean of a mask is 1: kept units stand for the dropped ones.
+        below = math.floor(level * 256)
+        thresholds = {below} if below == level * 256 else {below, below + 1}
+        assert set(kept.tolist()) == {256 / (256 - t) for t in thresholds}
+        # A layer has one of the two at a step; the mean of a mask is 1: kept units stand for the dropped ones.
+        for mask in of_network.flatten(0, 1):
+            assert mask[mask != 0].unique().numel() == 1
         bound = DEVIATIONS * math.sqrt(level / (1 - level) / of_network.numel())
         assert abs(float(of_network.mean()) - 1) <= bound
 
 
 def test_every_place_of_a_word_drops_alike():
-    """Four units share 64 bits: none of them has a bit that is stuck."""
+    """Eight units share 64 bits: none of them has a bit that is stuck."""
     values = filled(masks([0.5], shape=(1, 64, 64)), 20).flatten(1)
-    for place in range(4):
-        assert_share(values[:, place::4] == 0, 0.5)
+    for place in range(8):
+        assert_share(values[:, place::8] == 0, 0.5)
+
+
+def test_the_threshold_between_two_bytes_is_chosen_as_often_as_the_probability_asks():
+    """Of 256 p = 76.8 the upper threshold, 77, has a share of 0.8, layer by layer."""
+    made = masks([0.3], shape=(4, 8, 8))
+    level = round(0.3 * MASK_LEVELS)
+    upper = filled(made, 2000).amax((3, 4)).flatten() == 256 / (256 - 77)
+    assert_share(upper, (level % 256) / 256)
 
 
 def test_every_level_is_drawn_as_often_as_any_other():
@@ -99,12 +111,12 @@ def test_restore_draws_the_same_again():
 
 
 @pytest.mark.parametrize(
-    ("p", "scale"), [(0.0, 1.0), (1e-9, 1.0), (1 - 1e-9, float(MASK_LEVELS)), (0.999999, float(MASK_LEVELS))]
+    ("p", "scale"), [(0.0, 1.0), (1e-9, 1.0), (1 - 1e-9, 256.0), (0.999999, 256.0), (LARGEST_DROPOUT, 256.0)]
 )
 def test_probabilities_near_the_ends(p, scale):
     values = filled(masks([p], shape=(4, 64, 64), dtype=torch.float32), 40)
     assert set(values.unique().tolist()) == {0.0, scale} if p > 0.5 else {1.0}
-    assert_share(values == 0, 1 - 1 / MASK_LEVELS if p > 0.5 else 0.0)
+    assert_share(values == 0, LARGEST_DROPOUT if p > 0.5 else 0.0)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 3), (3, 5, 7), (2, 3, 5), (1, 2, 2)])
@@ -127,10 +139,11 @@ def test_layers_steps_and_seeds_are_independent():
 
 def test_masks_are_filled_in_place():
     made = masks([0.5, 0.2], shape=(3, 4, 5), dtype=torch.float32)
-    layers = made.layers
-    assert [layer.shape for layer in layers] == [(2, 4, 5)] * 3
-    before = [layer.data_ptr() for layer in layers]
+    layers = list(made.layers)
+    assert [layer.noise.shape for layer in layers] == [(2, 4, 5)] * 3
+    before = made.values
     made.fill()
-    assert [layer.data_ptr() for layer in made.layers] == before
-    assert all(torch.equal(layer, made.values[:, number]) for number, layer in enumerate(layers))
+    assert not torch.equal(made.values, before)
     assert made.values.dtype == torch.float32
+    for number, layer in enumerate(layers):
+        assert torch.equal(network_dropout(torch.ones(2, 4, 5), *layer), made.values[:, number])

@@ -59,8 +59,8 @@ class ByTorch(TorchNetwork):
 
     def __init__(self, ensemble, network):
         super().__init__(ensemble, network)
-        masks = [mask[network] for mask in ensemble.masks.layers] if ensemble.masks else ()
-        input_mask = ensemble.input_masks.layers[0][network] if ensemble.input_masks else None
+        masks = ensemble.masks.values[network] if ensemble.masks else ()
+        input_mask = ensemble.input_masks.values[network, 0] if ensemble.input_masks else None
         self.y = ensemble.batches.y[network]
         self.train_loss = self.loss(self.forward(ensemble.batches.x[network], masks, input_mask), self.y)
         self.shown = {"z": self.z, "n": self.n, "a": self.a}

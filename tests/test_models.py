@@ -8,6 +8,7 @@ import torch
 from conftest import configure
 from torch import nn
 
+from bpexp.dropout import Masks
 from bpexp.init import INITS
 from bpexp.models import LSUV_TOLERANCE, MLP, DeadNetworkError, Trace
 from bpexp.spec import ACTIVATIONS, NORMS, RESIDUALS
@@ -65,14 +66,16 @@ def sequential(model, parameters, network, masks):
         linears.append(linear)
     blocks = []
     for layer, linear in enumerate(linears[:-1]):
-        dropped = [Times(masks[layer][network])] if masks else []
+        dropped = [Times(masks[layer])] if len(masks) > 0 else []
         norm = NORM_MODULES[model.norm](WIDTH, dtype=torch.float64)
         branch = (linear, norm, MODULES[model.activation](), *dropped)
         if layer == 0 or model.residual == "none":
             blocks.append(nn.Sequential(*branch))
         else:
             gate = p.gates[layer - 1][network] if p.gates else 1.0
-            blocks.append(Skip({"scaled": 1 / math.sqrt(model.depth), "rezero": gate}.get(model.residual, 1.0), *branch))
+            blocks.append(
+                Skip({"scaled": 1 / math.sqrt(model.depth), "rezero": gate}.get(model.residual, 1.0), *branch)
+            )
     return nn.Sequential(*blocks, linears[-1])
 
 
@@ -97,12 +100,13 @@ def test_forward_is_torchs_network_by_network(values, masked):
         model, configs = networks(depth, **values)
         parameters = model.parameters(configs, torch.float64)
         x = torch.randn(NETWORKS, SAMPLES, FEATURES, generator=stream, dtype=torch.float64)
-        kept = torch.rand(depth, NETWORKS, SAMPLES, WIDTH, generator=stream, dtype=torch.float64) > 0.3
-        masks = list(kept.double() / 0.7) if masked else []
+        drawn = Masks([0.1, 0.3, 0.6], range(NETWORKS), torch.arange(NETWORKS), (depth, SAMPLES, WIDTH), torch.float64)
+        drawn.fill()
+        masks = drawn.layers if masked else []
         trace = Trace()
         outputs = model(x, parameters, masks, trace)
         for network in range(NETWORKS):
-            theirs = sequential(model, parameters, network, masks)
+            theirs = sequential(model, parameters, network, drawn.values[network] if masked else [])
             torch.testing.assert_close(outputs[network], theirs(x[network]), rtol=0, atol=1e-13)
             h = x[network]
             for layer, block in enumerate(theirs):

@@ -7,7 +7,6 @@ from bpexp import spec
 from bpexp.spec import UserError
 from bpexp.validation import Criterion, parse_criterion, validate
 
-
 ADAM = {"optimizer.name": "adam", "optimizer.beta1": 0.9, "optimizer.beta2": 0.999}
 
 
@@ -226,7 +225,10 @@ def test_allowed(values):
     ("values", "said"),
     [
         ({"init.name": "critical", "model.activation": "softplus"}, "init: critical: softplus has no critical point"),
-        ({"init.name": "fixup", "model.residual": "plain", "model.activation": "relu"}, "init: fixup starts branches at"),
+        (
+            {"init.name": "fixup", "model.residual": "plain", "model.activation": "relu"},
+            "init: fixup starts branches at",
+        ),
     ],
 )
 def test_an_initialization_that_the_activation_does_not_allow(values, said):

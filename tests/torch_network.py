@@ -162,6 +162,6 @@ class TorchNetwork:
 
     def step_of(self, ensemble):
         """Take a step on the batch and the masks that the network has in the group now."""
-        masks = [mask[self.network] for mask in ensemble.masks.layers] if ensemble.masks else ()
-        input_mask = ensemble.input_masks.layers[0][self.network] if ensemble.input_masks else None
+        masks = ensemble.masks.values[self.network] if ensemble.masks else ()
+        input_mask = ensemble.input_masks.values[self.network, 0] if ensemble.input_masks else None
         return self.step(ensemble.batches.x[self.network], ensemble.batches.y[self.network], masks, input_mask)

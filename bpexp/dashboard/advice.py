@@ -49,9 +49,9 @@ def _describe_network(config: spec.Config) -> str:
     norm = "" if model.norm == "none" else f", {model.norm} norm"
     residual = "" if model.residual == "none" else f", {model.residual} residuals"
     return (
-        f"{model.depth} hidden layers of {model.width} {model.activation} units{norm}{residual}, init {config.init.name} "
-        f"with gain {config.init.gain:g}, on {config.data.name}, {optimizer.name} with lr {optimizer.lr:g}, "
-        f"seed {config.seed}"
+        f"{model.depth} hidden layers of {model.width} {model.activation} units{norm}{residual}, "
+        f"init {config.init.name} with gain {config.init.gain:g}, on {config.data.name}, "
+        f"{optimizer.name} with lr {optimizer.lr:g}, seed {config.seed}"
     )
 
 
@@ -59,9 +59,13 @@ def _describe_change(config: spec.Config, changes: Sequence[Change]) -> list[str
     found = []
     closed = config.model.residual == "rezero" and config.init.gate == 0
     if config.init.name == "fixup":
-        found.append("Fixup starts the output layer at 0, so no gradient reaches a hidden layer before the first update.")
+        found.append(
+            "Fixup starts the output layer at 0, so no gradient reaches a hidden layer before the first update."
+        )
     elif closed:
-        found.append("At step 0 every gate is 0: branches receive nothing, and the gradient passes along the skips alone.")
+        found.append(
+            "At step 0 every gate is 0: branches receive nothing, and the gradient passes along the skips alone."
+        )
     for step, factor in changes:
         way = f"from layer {config.model.depth} to layer 1"
         if step == 0 and (closed or config.init.name == "fixup"):

@@ -191,7 +191,11 @@ def gain_against_prediction(cells: polars.DataFrame) -> Figure:
     bars = "1 seed, no interval" if counts == [1] else f"95 % of {counts[0]} seeds" if counts else ""
     handles.append(Line2D([], [], color=GREY, label=f"bars: {bars}" if counts != [1] else bars))
     if left_out:
-        handles.append(Line2D([], [], linestyle="none", label=f"{left_out} of {cells.height} cells\nhave no gain\nor no prediction"))
+        handles.append(
+            Line2D(
+                [], [], linestyle="none", label=f"{left_out} of {cells.height} cells\nhave no gain\nor no prediction"
+            )
+        )
     figure.legend(handles=handles, loc="outside right upper")
     return figure
 

@@ -10,6 +10,7 @@ import scipy.stats
 import torch
 from torch import nn
 
+from bpexp.rules.regularization import kept
 from experiments import cost, cost_sides, cost_text, cost_timing
 from experiments.cost_sides import Ours, Size, Torch, buffer_bytes, choices, compiled, saved_bytes
 from experiments.cost_timing import FEWEST, Seconds, median_interval, one_thread, ratios, take_turns
@@ -95,14 +96,14 @@ def test_one_thread_is_for_a_while():
 
 
 class Masked(nn.Module):
-    """Dropout that multiplies with what a mask holds at the time."""
+    """Dropout that multiplies with what a network's mask holds at the time."""
 
-    def __init__(self, mask):
+    def __init__(self, mask, network):
         super().__init__()
-        self.mask = mask
+        self.mask, self.network = mask, network
 
     def forward(self, x):
-        return x * self.mask
+        return x * kept(*self.mask)[self.network]
 
 
 def give_masks(side, ensemble):
@@ -112,7 +113,7 @@ def give_masks(side, ensemble):
         names = [name for name, module in model.named_modules() if isinstance(module, nn.Dropout)]
         for name, mask in zip(names, ensemble.masks.layers, strict=True):
             found.append(model.get_submodule(name).p)
-            model.set_submodule(name, Masked(mask[network]))
+            model.set_submodule(name, Masked(mask, network))
     return found
 
 

@@ -11,19 +11,15 @@ from synthetic_sweep import make_sweep
 from bpexp import entry, summary
 from bpexp.spec import UserError
 from bpexp.statistics import Interval, decide, geometric_interval, mean_interval
-from experiments import gradient_flow
-from experiments.gradient_flow_claims import (
-    CLAIMS,
-    GAINS_1,
-    LEARNING_RATES,
-    STALL,
-    SWEEPS,
-    best_accuracy,
-    claim_table,
-    job_gains,
-    judge_claim,
+from experiments import gradient_flow, gradient_flow_claims
+from experiments.gradient_flow_text import (
+    aligned,
+    answer,
+    cell_table,
+    log10_text,
+    sweep_lines,
 )
-from experiments.gradient_flow_text import aligned, answer, cell_table, claims_table, log10_text, sweep_lines
+from experiments.ledger import claim_table
 from experiments.page import Section
 
 NONE = float("nan")
@@ -283,139 +279,28 @@ def test_settings_are_the_caveats(tables):
     assert not {name for name in settings if name.startswith(("sweep.", "device", "debug"))}
 
 
-# Claims.
-
-
-def claim_sweep(sweep, gain, *, seeds=5):
-    """Results and records of the networks of a claim's sweep; each key that it sweeps is one of its columns."""
-    values = dict(override.split("=") for override in sweep.overrides)
-    parts = [
-        make_sweep(
-            depths=(int(values["model.depth"]),),
-            activations=tuple(values["model.activation"].split(",")),
-            inits=tuple(values["init"].split(",")),
-            seeds=range(seeds),
-            gain=gain,
-            **{"optimizer.lr": float(lr)},
-        )
-        for lr in values.get("optimizer.lr", "0.05").split(",")
-    ]
-    return polars.concat([results for results, _ in parts]), polars.concat([records for _, records in parts])
-
-
-def expected_gain(depth, activation, init, seed):
-    """What the claims say, with a little noise."""
-    square = {"pytorch": 1 / 3, "glorot": 1.0, "he": 2.0}[init] * {"tanh": 1.0, "relu": 0.5}[activation]
-    return math.sqrt(square) * (1 + 0.002 * (seed - 2))
-
-
-def judged(sweep, gain, **options):
-    results, records = claim_sweep(sweep, gain, **options)
-    return {claim.title: judge_claim(claim, results, records) for claim in CLAIMS if claim.sweep is sweep}
-
-
-@pytest.mark.parametrize("sweep", [sweep for sweep in SWEEPS if sweep is not STALL], ids=lambda sweep: sweep.name)
-def test_networks_as_claimed_confirm_and_their_controls_refute(sweep):
-    for title, row in judged(sweep, expected_gain).items():
-        assert (row["verdict"], row["control_verdict"]) == ("confirmed", "refuted"), title
-        assert row["low"] < row["expected"] < row["high"]
-        assert row["measured_low"] < row["measured"] < row["measured_high"]
-        assert row["seeds"] == 5
-
-
-@pytest.mark.parametrize(
-    ("factor", "noise", "verdict"),
-    [(1.05, 0.0005, "refuted"), (1.02, 0.005, "inconclusive"), (1.0, 0.2, "inconclusive")],
-)
-@pytest.mark.parametrize("sweep", [sweep for sweep in SWEEPS if sweep is not STALL], ids=lambda sweep: sweep.name)
-def test_networks_that_are_not_as_claimed_do_not_confirm(sweep, factor, noise, verdict):
-    def other(depth, activation, init, seed):
-        return factor * expected_gain(depth, activation, init, 2) * (1 + noise * (seed - 2))
-
-    assert {row["verdict"] for row in judged(sweep, other).values()} == {verdict}
-
-
-def test_one_seed_decides_nothing():
-    assert {row["verdict"] for row in judged(GAINS_1, expected_gain, seeds=1).values()} == {"inconclusive"}
-
-
-def test_the_bounds_are_two_per_cent_a_layer():
-    for claim in CLAIMS:
-        if claim.sweep is not STALL:
-            power = 30 if "30 layers" in claim.title else 1
-            assert claim.low == pytest.approx(claim.expected * 0.98**power)
-            assert claim.high == pytest.approx(claim.expected * 1.02**power)
-    assert {round(claim.expected, 6) for claim in CLAIMS} >= {0.57735, 0.408248, 0.707107, 3.1e-05, 1.0}
-
-
-def test_a_linear_gain_leaves_out_the_layers_that_are_not_linear():
-    results, records = make_sweep(depths=(4,), activations=("tanh",), inits=("pytorch",), seeds=(0,))
-    deltas = {1: 100.0, 2: 0.25, 3: 0.5, 4: 1.0}
-    curved = records.with_columns(
-        value=polars.when(polars.col("measure") == "delta_rms")
-        .then(polars.col("layer").replace_strict(deltas, default=1.0, return_dtype=polars.Float64))
-        .otherwise("value")
-    )
-    assert job_gains(results, curved, linear=True) == pytest.approx([0.5])
-    assert job_gains(results, curved, linear=False) == pytest.approx([100 ** (1 / 3)])
-    saturated = curved.with_columns(
-        value=polars.when(polars.col("measure") == "preactivation_rms").then(1.0).otherwise("value")
-    )
-    assert job_gains(results, saturated, linear=True) == [None]
-
-
-def test_the_best_learning_rate_of_each_seed_counts_and_a_divergence_is_no_success():
-    rows = [(0, 0.1, 0.3), (0, 0.5, 0.9), (1, 0.1, 0.7), (1, 0.5, None)]
-    results = polars.DataFrame(rows, schema=["seed", "optimizer.lr", "train_accuracy"], orient="row")
-    found = best_accuracy(results, polars.DataFrame())
-    assert found == dataclasses.replace(mean_interval([0.9, 0.7]), low=0.0, high=1.0)
-    assert math.isnan(best_accuracy(results[:1], polars.DataFrame()).low)
-
-
-STALLS = [
-    (lambda init, seed: 0.1 if init == "glorot" else 0.9, "confirmed", "refuted", "confirmed", "refuted"),
-    (lambda init, seed: 0.9, "refuted", "refuted", "confirmed", "confirmed"),
-    (lambda init, seed: 0.1 + 0.04 * seed, "inconclusive", "inconclusive", "refuted", "refuted"),
-]
-
-
-@pytest.mark.parametrize(("accuracy", "stall", "stall_control", "converge", "converge_control"), STALLS)
-def test_stall_against_convergence(accuracy, stall, stall_control, converge, converge_control):
-    results, records = claim_sweep(STALL, lambda *cell: 1.0)
-    assert results["optimizer.lr"].unique().to_list() == list(LEARNING_RATES)
-    values = [accuracy(init, seed) for init, seed in results.select("init", "seed").rows()]
-    results = results.with_columns(train_accuracy=polars.Series(values))
-    stalled, converged = (judge_claim(claim, results, records) for claim in CLAIMS if claim.sweep is STALL)
-    assert (stalled["verdict"], stalled["control_verdict"]) == (stall, stall_control)
-    assert (converged["verdict"], converged["control_verdict"]) == (converge, converge_control)
-
-
-def test_a_command_can_be_pasted_into_a_shell():
-    assert GAINS_1.command(5) == (
-        "python -m experiments.gradient_flow -m model.depth=20 model.width=256 model.activation=tanh,relu "
-        "init=pytorch,he train.steps=0 'seed=range(5)'"
-    )
-
-
-def test_the_ledger_has_its_columns_without_rows():
-    table = claim_table([])
-    ledger = "claim title expected low high measured measured_low measured_high verdict control_verdict seeds command"
-    assert set(ledger.split()) <= set(table.columns)
-    assert claims_table(table).rows == ()
-
-
 # The section and the command.
 
 
+def ledger_row(claim):
+    numbers = ("expected", "low", "high", "measured", "measured_low", "measured_high", "control_measured")
+    texts = {"title": "a gain", "control": "init=he", "command": f"python -m {claim}"}
+    verdicts = {"verdict": "confirmed", "control_verdict": "refuted"}
+    return {"claim": claim, "seeds": 5, **dict.fromkeys(numbers, 0.5), **texts, **verdicts}
+
+
 def test_a_section_is_the_same_each_time_with_and_without_claims(tables):
-    rows = list(judged(GAINS_1, expected_gain).values())
-    whole = {**tables, "claims": claim_table(rows), "scale": gradient_flow.scale_table("smoke")}
+    whole = {
+        **tables,
+        "claims": claim_table([ledger_row(1), ledger_row(2)]),
+        "scale": gradient_flow.scale_table("smoke"),
+    }
     first, second = gradient_flow.section(whole), gradient_flow.section(whole)
     assert first == second
     assert isinstance(first, Section)
     assert "Claims 1 and 2: 2 of 2 checks are confirmed, 0 inconclusive, 0 refuted." in first.answer
     assert first.commands[0].startswith("python -m experiments.gradient_flow -m model.depth=4,8 ")
-    assert len(first.commands) == 2
+    assert len(first.commands) == 3
     assert [picture.name for picture in first.pictures] == [
         "gain_map",
         "gain_against_prediction",
@@ -436,11 +321,8 @@ def test_a_state_alone_has_no_curves(swept):
     assert "training" not in [picture.name for picture in still]
 
 
-def test_every_scale_has_a_grid_a_sentence_and_claims():
-    assert gradient_flow.SCALES.keys() == gradient_flow.GRIDS.keys() == gradient_flow.CLAIM_SEEDS.keys()
-    names = {sweep.name for sweep in SWEEPS}
-    assert all(seeds.keys() <= names for seeds in gradient_flow.CLAIM_SEEDS.values())
-    assert gradient_flow.CLAIM_SEEDS["full"].keys() == names
+def test_every_scale_has_a_grid_and_a_sentence():
+    assert gradient_flow.SCALES.keys() == gradient_flow.GRIDS.keys()
 
 
 def test_finish_leaves_tables_and_figures_that_do_not_change(swept, tmp_path, capsys):
@@ -486,9 +368,9 @@ def test_one_network_from_the_command_line(tmp_path, capsys):
 def test_a_computed_scale_makes_a_section(tmp_path, monkeypatch):
     small = ("model.depth=2", "model.activation=tanh", "init=he,glorot", "seed=range(2)", "train.steps=0")
     monkeypatch.setitem(gradient_flow.GRIDS, "smoke", small)
-    monkeypatch.setitem(gradient_flow.CLAIM_SEEDS, "smoke", {})
+    monkeypatch.setattr(gradient_flow_claims, "CLAIMS", ())
     tables = gradient_flow.compute("smoke", tmp_path)
     assert tables["claims"].is_empty()
     assert tables["cells"]["gain"].to_list() == pytest.approx(tables["cells"]["predicted_gain"].to_list(), rel=0.15)
     section = gradient_flow.section(tables)
-    assert "claims 1 and 2" not in section.answer
+    assert "Claim" not in section.answer

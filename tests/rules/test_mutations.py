@@ -32,11 +32,15 @@ ONE_TYPE = "a sample's tensors are all of one type"
 NO_MEAN = "it stands for 0 values, and what they would be the mean of is empty"
 TWICE = "the sign of what is centred cancels: it stands twice in each term"
 
+BOOLEAN_FACTOR = "a product of a boolean and a number has the number's type"
+
 EQUIVALENT = {  # what no check can notice, and why
     "gradient: flat and torch.is_grad_enabled() -> flat": "adds 0 in the first-order pass as well",
     "gradient: factor + 0 * torch.sign(known[0]) -> factor - 0 * torch.sign(known[0])": "subtracts 0",
-    "relu: (y != 0).to(y.dtype) -> y != 0": "a product of a boolean and a number has the number's type",
+    "relu: (y != 0).to(y.dtype) -> y != 0": BOOLEAN_FACTOR,
     "relu: y.dtype -> y": TAKES_DTYPE,
+    "kept: (noise >= threshold).to(scale.dtype) -> noise >= threshold": BOOLEAN_FACTOR,
+    "kept: scale.dtype -> scale": TAKES_DTYPE,
     "nan_as_positive: torch.nan_to_num(x, 1.0, math.inf, -math.inf) -> torch.nan_to_num(x, math.inf, 1.0, -math.inf)": (
         f"infinity {ANY_POSITIVE}, and so does 1 for infinity"
     ),
