@@ -201,7 +201,7 @@ def buffer_bytes(ensemble: Ensemble, *, measure: bool = False) -> int:
     step = ensemble.measuring if measure or ensemble.training is None else ensemble.training
     buffers = {storage.data_ptr(): storage.nbytes() for storage, _ in step.plan.buffers.places.values()}
     buffers.pop(ensemble.grads.untyped_storage().data_ptr(), None)
-    masks = [] if ensemble.masks is None else [ensemble.masks.values, ensemble.masks.words]
+    masks = [] if ensemble.masks is None else [ensemble.masks.words]
     return sum(buffers.values()) + sum(tensor.nbytes for tensor in masks)
 
 
