@@ -1,61 +1,57 @@
-"""What gradient_flow's records say about two published claims: their expectations are written here, before a run.
+"""Published claims that gradient_flow's records speak of: their expectations are written here, before a run.
 
 Claim 1: Glorot and Bengio 2010, PMLR 9:249, on PyTorch's default nn.Linear weights; claim 2: He et al. 2015,
-arXiv:1502.01852, in its dense form. Letters: L = depth, n = width, gain = factor a layer of delta_rms, towards the
-input.
+arXiv:1502.01852, in its dense form; claim 8, of which the rest stands with the residual nets: Hanin and Rolnick 2018,
+arXiv:1803.01719; claim 10: SELU, Klambauer et al. 2017, arXiv:1706.02515; claim 13: LSUV, Mishkin and Matas 2016,
+arXiv:1511.06422. Letters: L = depth, n = width, gain = factor a layer of delta_rms, towards the input.
 
-Derivation: a layer multiplies the mean square of delta by n Var W E phi'^2. PyTorch draws U(-1/sqrt n, 1/sqrt n), so
-n Var W = 1/3; Glorot's is 1, He's 2, where the layers are square. phi' = 1 for tanh near 0; for relu E phi'^2 = 1/2.
+Claims 1, 2 and 8. A layer multiplies the mean square of delta by n Var W E phi'^2. PyTorch draws
+U(-1/sqrt n, 1/sqrt n), so n Var W = 1/3; Glorot's is 1, He's 2, where the layers are square. phi' = 1 for tanh near 0;
+for relu E phi'^2 = 1/2, and as E phi^2 is half the mean square of z, activation_rms changes by the same forward.
+
+Claim 10. Of z ~ N(0, q) the length map of selu has the slope 0.78 at its fixed point 1. One sample's mean square
+varies from net to net by Var(x^2) / n / (1 - 0.78^2) = 3.9/n at most, so that at n = 128 and 20 seeds its mean is known
+to +-0.08: the bounds are 0.1 around. Inputs that are dropped with probability 3/4 have four times their mean square,
+which starts it above; orthogonal columns of 256 units on 64 inputs start it at a quarter.
+
+Claim 13. The batch that step 0 measures is the one that LSUV scaled on, so that the bound has no sampling error.
 """
 
 from __future__ import annotations
 
 import math
-import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from bpexp import entry
-from bpexp.statistics import Interval, decide, geometric_interval, mean_interval
+from bpexp.spec import ACTIVATIONS
+from experiments.gradient_flow_quantities import (
+    CONVERGED,
+    LINEAR_BELOW,
+    STALLED,
+    best_accuracy,
+    factor_of_30_layers,
+    gain,
+    length_gain,
+    linear_gain,
+    selu_constants_error,
+    settled_mean,
+    settled_variance,
+    variance_error,
+)
+from experiments.gradient_flow_residual_claims import RESIDUAL_CLAIMS
+from experiments.ledger import Claim, Sweep, around
 
-if TYPE_CHECKING:
-    import polars
-
-LINEAR_BELOW = 0.1
-"""preactivation_rms of tanh's linear regime: there phi'^2 is 1 to 2 %, in one layer at the edge of the regime."""
 TOLERANCE = 0.02
-STALLED, CONVERGED = 0.2, 0.8
-"""Training accuracy, with the best learning rate: at most twice that of chance; at least the line of `trained`."""
 LEARNING_RATES = (0.001, 0.003, 0.01, 0.03, 0.1)
-
-MEASURES = ("delta_rms", "preactivation_rms")
-
-Where = dict[str, object]
-Measure = Callable[["polars.DataFrame", "polars.DataFrame"], Interval]
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """The networks that a claim is tested on; `{seeds}` stands for how many."""
-
-    name: str
-    overrides: tuple[str, ...]
-
-    def arguments(self, seeds: int) -> list[str]:
-        return ["-m", *self.overrides, f"seed=range({seeds})"]
-
-    def command(self, seeds: int) -> str:
-        return shlex.join(["python", "-m", "experiments.gradient_flow", *self.arguments(seeds)])
-
+SELU_TOLERANCE = 0.1
 
 GAINS_1 = Sweep(
     "gains_1",
     ("model.depth=20", "model.width=256", "model.activation=tanh,relu", "init=pytorch,he", "train.steps=0"),
+    {"smoke": 3, "default": 5, "full": 20},
 )
 GAINS_2 = Sweep(
-    "gains_2", ("model.depth=30", "model.width=256", "model.activation=relu", "init=glorot,he", "train.steps=0")
+    "gains_2",
+    ("model.depth=30", "model.width=256", "model.activation=relu", "init=glorot,he", "train.steps=0"),
+    {"smoke": 3, "default": 5, "full": 20},
 )
 STALL = Sweep(
     "stall",
@@ -68,83 +64,30 @@ STALL = Sweep(
         "train.steps=300",
         "train.measure_every=100",
     ),
+    {"default": 3, "full": 20},
 )
-SWEEPS = (GAINS_1, GAINS_2, STALL)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A row of the ledger, before it is measured: on which networks, what, and between which bounds.
-
-    The control is the same check on networks of which the claim is false: it has to come out refuted.
-    """
-
-    claim: int
-    title: str
-    expected: float
-    low: float
-    high: float
-    sweep: Sweep
-    where: Where
-    control: Where
-    measure: Measure
-
-
-def job_gains(results: polars.DataFrame, records: polars.DataFrame, *, linear: bool) -> list[float | None]:
-    """Return each job's gain at step 0 between its hidden layers, or between those of its linear regime.
-
-    Math:    (delta_k / delta_L)^(1/(L - k)), k = 1, or the first layer from which on preactivation_rms < LINEAR_BELOW
-    Edge:    None where fewer than two layers are left, or a delta is zero or not finite
-    """
-    first = records.filter((records["step"] == 0) & records["measure"].is_in(MEASURES) & records["layer"].is_not_null())
-    wide = first.pivot("measure", index=["job", "layer"], values="value").sort("job", "layer")
-    gains: list[float | None] = []
-    for job, depth in results.select("job", "model.depth").iter_rows():
-        hidden = wide.filter((wide["job"] == job) & (wide["layer"] <= depth))
-        delta = dict(hidden.select("layer", "delta_rms").iter_rows())
-        curved = hidden.filter(hidden["preactivation_rms"] >= LINEAR_BELOW)["layer"].max() if linear else None
-        start = int(curved) + 1 if isinstance(curved, int) else 1
-        ends = (delta.get(start, 0.0), delta.get(depth, 0.0))
-        usable = start < depth and all(math.isfinite(end) and end > 0 for end in ends)
-        gains.append((ends[0] / ends[1]) ** (1 / (depth - start)) if usable else None)
-    return gains
-
-
-def gain(results: polars.DataFrame, records: polars.DataFrame) -> Interval:
-    """The gain over all hidden layers."""
-    return geometric_interval(job_gains(results, records, linear=False))
-
-
-def linear_gain(results: polars.DataFrame, records: polars.DataFrame) -> Interval:
-    """The gain over the layers of the linear regime."""
-    return geometric_interval(job_gains(results, records, linear=True))
-
-
-def factor_of_30_layers(results: polars.DataFrame, records: polars.DataFrame) -> Interval:
-    """The gain to the power of 30."""
-    found = gain(results, records)
-    return Interval(found.mean**30, found.low**30, found.high**30, found.count)
-
-
-def best_accuracy(results: polars.DataFrame, records: polars.DataFrame) -> Interval:
-    """The final training accuracy of each seed under its best learning rate; 0 for a network that diverged.
-
-    Edge:    Student's interval can reach beyond what an accuracy can be: it is cut at 0 and 1
-    """
-    import polars
-
-    accuracy = polars.col("train_accuracy").fill_null(0.0).max()
-    found = mean_interval(results.group_by("seed", maintain_order=True).agg(accuracy)["train_accuracy"])
-    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0)) if found.count > 1 else found
-
-
-def around(
-    claim: int, title: str, expected: float, sweep: Sweep, where: Where, control: Where, measure: Measure
-) -> Claim:
-    """Return a claim that a gain is `expected` within TOLERANCE."""
-    power = 30 if measure is factor_of_30_layers else 1
-    low, high = (expected * (1 + sign * TOLERANCE) ** power for sign in (-1, 1))
-    return Claim(claim, title, expected, low, high, sweep, where, control, measure)
+SELU_ABOVE = Sweep(
+    "selu_above",
+    (
+        "model.depth=30",
+        "model.width=128",
+        "model.activation=selu,elu,sigmoid",
+        "model.input_dropout=0.75",
+        "init=lecun",
+        "train.steps=0",
+    ),
+    {"smoke": 3, "default": 5, "full": 20},
+)
+SELU_BELOW = Sweep(
+    "selu_below",
+    ("model.depth=30", "model.width=256", "model.activation=selu,elu", "init=orthogonal", "train.steps=0"),
+    {"default": 5, "full": 20},
+)
+LSUV = Sweep(
+    "lsuv",
+    ("model.depth=8", f"model.activation={','.join(ACTIVATIONS)}", "init=lsuv,orthogonal", "train.steps=0"),
+    {"default": 5, "full": 20},
+)
 
 
 CLAIMS = (
@@ -152,6 +95,7 @@ CLAIMS = (
         1,
         f"tanh, PyTorch's default weights, layers with preactivation_rms < {LINEAR_BELOW}: gain 1/sqrt 3",
         1 / math.sqrt(3),
+        TOLERANCE,
         GAINS_1,
         {"model.activation": "tanh", "init": "pytorch"},
         {"model.activation": "relu", "init": "pytorch"},
@@ -161,6 +105,7 @@ CLAIMS = (
         1,
         "relu, PyTorch's default weights: gain 1/sqrt 6",
         1 / math.sqrt(6),
+        TOLERANCE,
         GAINS_1,
         {"model.activation": "relu", "init": "pytorch"},
         {"model.activation": "relu", "init": "he"},
@@ -170,6 +115,7 @@ CLAIMS = (
         2,
         "relu, Glorot: gain 1/sqrt 2",
         1 / math.sqrt(2),
+        TOLERANCE,
         GAINS_2,
         {"init": "glorot"},
         {"init": "he"},
@@ -179,12 +125,14 @@ CLAIMS = (
         2,
         "relu, Glorot: factor 3.1e-5 over 30 layers",
         2**-15,
+        TOLERANCE,
         GAINS_2,
         {"init": "glorot"},
         {"init": "he"},
         factor_of_30_layers,
+        layers=30,
     ),
-    around(2, "relu, He: gain 1", 1.0, GAINS_2, {"init": "he"}, {"init": "glorot"}, gain),
+    around(2, "relu, He: gain 1", 1.0, TOLERANCE, GAINS_2, {"init": "he"}, {"init": "glorot"}, gain),
     Claim(
         2,
         "30 dense relu layers under Glorot stall: training accuracy with the best learning rate at most twice chance",
@@ -207,62 +155,71 @@ CLAIMS = (
         {"init": "glorot"},
         best_accuracy,
     ),
+    around(
+        8,
+        "relu, He: no first failure (of the mean length): factor a layer of activation_rms 1",
+        1.0,
+        TOLERANCE,
+        GAINS_2,
+        {"init": "he"},
+        {"init": "glorot"},
+        length_gain,
+    ),
+    Claim(
+        10,
+        "selu's alpha and lambda solve the fixed-point equations: largest error",
+        0.0,
+        0.0,
+        1e-10,
+        SELU_ABOVE,
+        {"model.activation": "selu"},
+        {"model.activation": "elu"},
+        selu_constants_error,
+    ),
+    Claim(
+        10,
+        "selu, lecun, inputs of four times the variance: the mean of the activations contracts to 0",
+        0.0,
+        -SELU_TOLERANCE,
+        SELU_TOLERANCE,
+        SELU_ABOVE,
+        {"model.activation": "selu"},
+        {"model.activation": "sigmoid"},
+        settled_mean,
+    ),
+    Claim(
+        10,
+        "selu, lecun, inputs of four times the variance: the variance of the activations contracts to 1",
+        1.0,
+        1 - SELU_TOLERANCE,
+        1 + SELU_TOLERANCE,
+        SELU_ABOVE,
+        {"model.activation": "selu"},
+        {"model.activation": "elu"},
+        settled_variance,
+    ),
+    Claim(
+        10,
+        "selu, orthogonal, layer 1 at a quarter of the variance: the variance of the activations contracts to 1",
+        1.0,
+        1 - SELU_TOLERANCE,
+        1 + SELU_TOLERANCE,
+        SELU_BELOW,
+        {"model.activation": "selu"},
+        {"model.activation": "elu"},
+        settled_variance,
+    ),
+    Claim(
+        13,
+        f"LSUV, {len(ACTIVATIONS)} activations: worst |Var z - 1| of any layer, within 10 passes a layer, below 0.1",
+        0.0,
+        0.0,
+        0.1,
+        LSUV,
+        {"init": "lsuv"},
+        {"init": "orthogonal"},
+        variance_error,
+    ),
+    *RESIDUAL_CLAIMS,
 )
-
-
-def select(results: polars.DataFrame, where: Where) -> polars.DataFrame:
-    """Return the jobs that have the values of `where`."""
-    for name, value in where.items():
-        results = results.filter(results[name] == value)
-    return results
-
-
-def judge_claim(claim: Claim, results: polars.DataFrame, records: polars.DataFrame) -> dict[str, object]:
-    """Return the row of the ledger, and what its control measured, from the results and records of its sweep."""
-    measured = claim.measure(select(results, claim.where), records)
-    control = claim.measure(select(results, claim.control), records)
-    seeds = results["seed"].n_unique()
-    return {
-        "claim": claim.claim,
-        "title": claim.title,
-        "expected": claim.expected,
-        "low": claim.low,
-        "high": claim.high,
-        "measured": measured.mean,
-        "measured_low": measured.low,
-        "measured_high": measured.high,
-        "verdict": decide(measured, claim.low, claim.high),
-        "control": ", ".join(f"{name}={value}" for name, value in claim.control.items()),
-        "control_measured": control.mean,
-        "control_verdict": decide(control, claim.low, claim.high),
-        "seeds": seeds,
-        "command": claim.sweep.command(seeds),
-    }
-
-
-def compute_claims(folder: Path, seeds: dict[str, int]) -> polars.DataFrame:
-    """Run the sweeps that have seeds, each in a folder of its own, and return the rows of their claims."""
-    from bpexp.records import read_results, read_sweep
-
-    rows = []
-    for sweep in SWEEPS:
-        if sweep.name not in seeds:
-            continue
-        place = folder / sweep.name
-        entry.call("gradient_flow", [*sweep.arguments(seeds[sweep.name]), f"hydra.sweep.dir={place}"])
-        results, records = read_results(place), read_sweep(place, MEASURES, "first")
-        rows += [judge_claim(claim, results, records) for claim in CLAIMS if claim.sweep is sweep]
-    return claim_table(rows)
-
-
-def claim_table(rows: Sequence[dict[str, object]]) -> polars.DataFrame:
-    """Return rows as a frame, with the same columns when there are none."""
-    import polars
-
-    numbers = ("expected", "low", "high", "measured", "measured_low", "measured_high", "control_measured")
-    texts = ("title", "verdict", "control", "control_verdict", "command")
-    types: dict[str, polars.DataType] = dict.fromkeys(numbers, polars.Float64())
-    types |= dict.fromkeys(texts, polars.String())
-    types |= dict.fromkeys(("claim", "seeds"), polars.Int64())
-    order = ("claim", "title", *numbers[:-1], "verdict", "control", numbers[-1], "control_verdict", "seeds", "command")
-    return polars.DataFrame(list(rows), schema={name: types[name] for name in order})
+SWEEPS = tuple({claim.sweep.name: claim.sweep for claim in CLAIMS}.values())

@@ -193,6 +193,19 @@ def answer(cells: polars.DataFrame) -> str:
     return text
 
 
+def claims_answer(claims: polars.DataFrame) -> str:
+    """Count the verdicts on the rows of the ledger, and name the controls that did not come out as they have to."""
+    numbers = [str(number) for number in claims["claim"].unique().sort()]
+    several = f"Claims {', '.join(numbers[:-1])} and {numbers[-1]}"
+    verdicts = claims["verdict"].to_list()
+    text = f"{several if len(numbers) > 1 else f'Claim {numbers[0]}'}: {verdicts.count('confirmed')} of "
+    text += f"{len(verdicts)} checks are confirmed, {verdicts.count('inconclusive')} inconclusive, "
+    text += f"{verdicts.count('refuted')} refuted."
+    if failed := claims.filter(claims["control_verdict"] != "refuted").height:
+        text += f" The negative controls of {failed} of them are not refuted, so that these show nothing."
+    return text
+
+
 def claims_table(claims: polars.DataFrame) -> Table:
     """Return the rows of the ledger as text."""
     rows = [

@@ -1,4 +1,4 @@
-"""gradient_flow: tables with known numbers from a sweep that never ran, its claims, its words, small real runs."""
+"""gradient_flow: tables with known numbers from a sweep that never ran, its words, small real runs."""
 
 import dataclasses
 import math
