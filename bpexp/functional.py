@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 from torch.nn._reduction import legacy_get_string
 from torch.nn.functional import _get_softmax_dim  # type: ignore[attr-defined]  # its stub leaves it out
 
@@ -190,6 +191,11 @@ def batch_norm(
         return F.batch_norm(input, running_mean, running_var, weight, bias, training, momentum, eps)
     if not training:
         return norms.batch_norm_eval(input, running_mean, running_var, weight, bias, eps)
+    if running_mean is not None and is_transforming():
+        # A transform of torch.func lets torch's own kernel move what it captures, and nothing else; and it may refuse.
+        with torch.no_grad():
+            F.batch_norm(input, running_mean, running_var, None, None, True, momentum, eps)
+        return norms.batch_norm(input, weight, bias, eps)
     y, mean, var = norms.batch_norm.outputs(input, weight, bias, eps)
     if running_mean is not None and running_var is not None and input.numel():
         size = input.numel() // input.shape[1]
@@ -197,6 +203,11 @@ def batch_norm(
             running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
             running_var.mul_(1 - momentum).add_(var, alpha=momentum * size / (size - 1))
     return y
+
+
+def is_transforming() -> bool:
+    """Whether this runs under torch.func.grad, vmap or their like."""
+    return not torch.compiler.is_compiling() and peek_interpreter_stack() is not None
 
 
 def takes_batch_norm(

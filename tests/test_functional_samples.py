@@ -98,7 +98,7 @@ def derivatives(function, sample):
 @EVERY_OP
 def test_values_and_derivatives_are_those_of_torch(op, dtype):
     tolerance = TOLERANCES[dtype]
-    for sample in samples_of(op, dtype, 40):
+    for sample in samples_of(op, dtype, 40 if dtype == torch.float64 else 12):
         ours, theirs = [result(derivatives, function, sample) for function in pair(op)]
         if isinstance(theirs[0], type):
             # torch has no derivative of a complex silu or log_softmax; ours is the same formula as for real numbers
@@ -217,13 +217,17 @@ def test_transforms_agree_with_torch(op, transform):
         small = samples
         for sample in small:
             sample.tensors = [t.flatten()[:6] for t in sample.tensors]
-    for sample in some(small, 1 if transform is compiled else 6):
+    for sample in some(small, 1 if transform is compiled else 3):
         # torch's own reverse over forward takes a norm's statistics for constants; second derivatives are symmetric
         transforms = transform, forward_of_reverse if transform is reverse_of_forward else transform
         ours, theirs = [
-            apply(lambda *tensors, f=function, s=sample: s.call(f, *tensors), sample.tensors)
+            result(apply, lambda *tensors, f=function, s=sample: s.call(f, *tensors), sample.tensors)
             for apply, function in zip(transforms, pair(op), strict=True)
         ]
+        if isinstance(theirs, tuple) and theirs[0] is RuntimeError:  # running statistics that one vmap would share
+            assert op.name == "nn.functional.batch_norm"
+            assert ours == theirs
+            continue
         torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
 
 
