@@ -241,8 +241,8 @@ def measured_and_intervals() -> tuple[tuple[str, str], ...]:
         ("measured on", "the step's training batch; step 0 is the state before the first update"),
         (
             "layers",
-            "deltas and preactivations are those of z, the output of a layer's linear map, before any norm; activations "
-            "are what the layer hands on, its skip connection included",
+            "deltas and preactivations are those of z, the output of a layer's linear map, before any norm; "
+            "activations are what the layer hands on, its skip connection included",
         ),
         ("verdict", f"delta_rms changes by more than a factor of {LIMIT:g} from layer L to layer 1, else healthy"),
         (
