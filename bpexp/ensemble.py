@@ -60,23 +60,16 @@ class Ensemble:
         ]
         self.classes = splits[0].task == "classification"
         train, self.val, self.test = (self._parts(splits, part) for part in ("train", "val", "test"))
+        features, outputs = splits[0].features, splits[0].outputs
+        del splits  # the parts hold their numbers
         self.batches = Batches(train, self.seeds, self.config.train.batch_size)
         model = self.config.model
-        self.model = MLP(
-            splits[0].features,
-            splits[0].outputs,
-            model.depth,
-            model.width,
-            model.activation,
-            model.residual,
-            model.norm,
-        )
+        self.model = MLP(features, outputs, model.depth, model.width, model.activation, model.residual, model.norm)
         drawn = self.model.parameters(configs, self.dtype, self._first_batch)
         self.layout, self.values = flatten([p.to(self.device) for p in drawn])
         self.parameters = self.layout.views(self.values)
         self.grads = torch.zeros_like(self.values)
         self.masks = self._masks([c.model.dropout for c in configs], model.depth, model.width, "dropout")
-        features = self.model.features
         self.input_masks = self._masks([c.model.input_dropout for c in configs], 1, features, "input_dropout")
         smoothing = torch.tensor([config.label_smoothing for config in configs], dtype=self.dtype)
         self.smoothing = smoothing.to(self.device) if bool(smoothing.any()) else None

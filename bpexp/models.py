@@ -71,8 +71,9 @@ class Slot:
 class Parameters:
     """The parameters of R networks by kind, each kind's in the order of its layers.
 
-    weights, biases: layers 1..L+1, (R, out, in) and (R, out); norm_weights, norm_biases: layers 1..L, (R, W);
-    gates: layers 2..L, (R,); slopes: those of prelu, layers 1..L, (R,). What a model has not is empty.
+    weights, biases: layers 1..L+1, (R, out, in) and (R, out), of biases the output layer's alone under batch norm;
+    norm_weights, norm_biases: layers 1..L, (R, W); gates: layers 2..L, (R,); slopes: those of prelu, layers 1..L,
+    (R,). What a model has not is empty.
     """
 
     weights: Sequence[Tensor]
@@ -101,8 +102,8 @@ class MLP:
     residual: "none": s = 0, c = 1; else s = 1, with c = 1 ("plain"), 1 / sqrt(L) ("scaled") or a gate that is learned,
               one number a layer ("rezero"). Layer 1 has no skip connection, for its input is of another size: there
               s = 0 and c = 1.
-    norm:     "batch": over the samples of the batch, or by given statistics; "layer": over the units; both with a
-              learned weight and bias a unit
+    norm:     "batch": over the samples of the batch, or by given statistics, without the b that it would take away;
+              "layer": over the units; both with a learned weight and bias a unit
     Source:   residual: He et al. 2016, arXiv:1512.03385; rezero: Bachlechner et al. 2021, arXiv:2003.04887;
               batch norm: Ioffe and Szegedy 2015, arXiv:1502.03167; layer norm: Ba et al. 2016, arXiv:1607.06450
     """
@@ -121,7 +122,8 @@ class MLP:
         shapes = list(zip([*[self.width] * self.depth, self.outputs], inputs, strict=True))
         hidden = range(1, self.depth + 1)
         found = [Slot("weight", layer, shape) for layer, shape in enumerate(shapes, 1)]
-        found += [Slot("bias", layer, shape[:1]) for layer, shape in enumerate(shapes, 1)]
+        with_bias = (self.depth + 1,) if self.norm == "batch" else range(1, self.depth + 2)
+        found += [Slot("bias", layer, shape[:1]) for layer, shape in enumerate(shapes, 1) if layer in with_bias]
         if self.norm != "none":
             found += [Slot(kind, layer, (self.width,)) for kind in ("norm_weight", "norm_bias") for layer in hidden]
         if self.residual == "rezero":
@@ -188,7 +190,7 @@ class MLP:
         """
         p, target = self.sort(parameters), gain**2
         for layer in range(1, self.depth + 2):
-            weight, bias = p.weights[layer - 1], p.biases[layer - 1]
+            weight, bias = p.weights[layer - 1], self._bias(layer, p)
             for trial in range(LSUV_PASSES + 1):
                 variance = float(linear(x, weight, bias).double().var(correction=0))
                 where = f"the outputs of layer {layer} have the variance {variance:g} on the first batch"
@@ -230,7 +232,7 @@ class MLP:
     def _hidden(
         self, layer: int, x: Tensor, p: Parameters, mask: Mask | None, given: Statistics | None, trace: Trace
     ) -> Tensor:
-        z = linear(x, p.weights[layer - 1], p.biases[layer - 1])
+        z = linear(x, p.weights[layer - 1], self._bias(layer, p))
         n = z if self.norm == "none" else self._normalize(layer, z, p, given, trace)
         if mask is not None and self.activation in HOMOGENEOUS:
             branch = self._activate(layer, network_dropout(n, *mask), p)
@@ -246,6 +248,11 @@ class MLP:
         trace.n.append(n)
         trace.a.append(h)
         return h
+
+    def _bias(self, layer: int, p: Parameters) -> Tensor | None:
+        if layer > self.depth:
+            return p.biases[-1]
+        return None if self.norm == "batch" else p.biases[layer - 1]
 
     def _normalize(self, layer: int, z: Tensor, p: Parameters, given: Statistics | None, trace: Trace) -> Tensor:
         weight, bias = p.norm_weights[layer - 1], p.norm_biases[layer - 1]

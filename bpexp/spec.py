@@ -23,7 +23,7 @@ RECORD_VERSION = 1
 """The version of the record format; part of every identity, so that a new format is never mixed with an old one."""
 
 MASK_LEVELS = 2**16
-"""The probabilities that a dropout mask can tell apart: sixteen random bits decide a unit."""
+"""The probabilities that a dropout mask can tell apart: 8 random bits of a unit, and 8 of its layer, decide."""
 
 LARGEST_DROPOUT = 255 / 256
 """The largest probability that a dropout mask has."""

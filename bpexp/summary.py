@@ -159,8 +159,11 @@ def input_lengths(data: str, root: str | None, train_size: int | None, seeds: tu
 
     from bpexp.data import load
 
-    parts = [load(data, seed, root=root, train_size=train_size, dtype=torch.float64).x_train for seed in seeds]
-    lengths = np.sort(torch.cat(parts).square().mean(1).numpy())
+    parts = [
+        load(data, seed, root=root, train_size=train_size, dtype=torch.float64).x_train.square().mean(1)
+        for seed in seeds
+    ]
+    lengths = np.sort(torch.cat(parts).numpy())
     return np.array([part.mean() for part in np.array_split(lengths, min(LENGTHS, len(lengths)))])
 
 

@@ -167,6 +167,11 @@ def _check_optimizer(config: Config) -> None:
             f"optimizer.weight_decay: {optimizer.weight_decay} is decoupled, which makes adam adamw; "
             "choose optimizer=adamw, or optimizer.l2"
         )
+    if optimizer.schedule == "cosine" and 0 < steps == optimizer.warmup:
+        raise UserError(
+            f"optimizer.schedule: cosine would be ignored by optimizer.warmup={steps}, "
+            f"which ends with train.steps={steps}"
+        )
     if 0 < steps < optimizer.warmup:
         raise UserError(
             f"optimizer.warmup: {optimizer.warmup} steps would end after train.steps={steps}; choose at most {steps}"

@@ -25,7 +25,7 @@ def dense(model: Model, features: int, outputs: int, dtype: torch.dtype, *, inpl
         raise ValueError(f"residual: {model.residual!r} has no modules of torch here; choose none or plain")
     layers: list[nn.Module] = []
     for inputs in [features, *[model.width] * (model.depth - 1)]:
-        hidden: list[nn.Module] = [nn.Linear(inputs, model.width)]
+        hidden: list[nn.Module] = [nn.Linear(inputs, model.width, bias=model.norm != "batch")]
         if model.norm != "none":
             hidden.append(NORMS[model.norm](model.width))
         hidden.append(nn.ReLU(inplace=inplace) if model.activation == "relu" else nn.Tanh())
@@ -36,7 +36,8 @@ def dense(model: Model, features: int, outputs: int, dtype: torch.dtype, *, inpl
 
 
 def ordered(network: nn.Sequential) -> list[nn.Parameter]:
-    """Return the parameters as the product lays them: all weights, all biases, then the same of the norms."""
+    """Return the parameters as the product lays them: all weights, all biases that there are, then those of norms."""
     kinds = (nn.Linear, tuple(NORMS.values()))
     found = [[module for module in network.modules() if isinstance(module, kind)] for kind in kinds]
-    return [getattr(module, name) for modules in found for name in ("weight", "bias") for module in modules]
+    every = [getattr(module, name) for modules in found for name in ("weight", "bias") for module in modules]
+    return [parameter for parameter in every if parameter is not None]

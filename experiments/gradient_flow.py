@@ -244,7 +244,11 @@ def measured_and_intervals() -> tuple[tuple[str, str], ...]:
             "deltas and preactivations are those of z, the output of a layer's linear map, before any norm; "
             "activations are what the layer hands on, its skip connection included",
         ),
-        ("verdict", f"delta_rms changes by more than a factor of {LIMIT:g} from layer L to layer 1, else healthy"),
+        (
+            "verdict",
+            f"delta_rms changes by more than a factor of {LIMIT:g} from layer L to layer 1, else healthy; one that is "
+            "exactly 0 has vanished, but for layers behind a closed gate, which are left out",
+        ),
         (
             "trained",
             f"final train_accuracy of at least {TRAINED_ACCURACY}; of a regression train_loss of at most "

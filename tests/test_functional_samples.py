@@ -189,8 +189,11 @@ def strided(call, tensors):
 def compiled(call, tensors):
     torch._dynamo.reset()
     leaves = [tensor.clone().requires_grad_() for tensor in tensors]
-    y = torch.compile(call, fullgraph=True, backend="aot_eager")(*leaves)
-    return y, torch.autograd.grad(y, leaves, noise(y))
+    whole = torch.compile(call, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        without = whole(*leaves)
+    y = whole(*leaves)
+    return without, y, torch.autograd.grad(y, leaves, noise(y))
 
 
 TRANSFORMS = [

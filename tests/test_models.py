@@ -60,9 +60,11 @@ NORM_MODULES = {"none": nn.Identity, "batch": nn.BatchNorm1d, "layer": nn.LayerN
 def sequential(model, parameters, network, masks):
     """One network of the group from torch's modules alone; norms and slopes as torch starts them."""
     linears, p = [], model.sort(parameters)
-    for weight, bias in zip(p.weights, p.biases, strict=True):
-        linear = nn.Linear(weight.shape[2], weight.shape[1], dtype=weight.dtype)
-        linear.load_state_dict({"weight": weight[network], "bias": bias[network]})
+    biases = [None] * (len(p.weights) - len(p.biases)) + list(p.biases)
+    for weight, bias in zip(p.weights, biases, strict=True):
+        linear = nn.Linear(weight.shape[2], weight.shape[1], bias=bias is not None, dtype=weight.dtype)
+        values = {"weight": weight, "bias": bias} if bias is not None else {"weight": weight}
+        linear.load_state_dict({name: value[network] for name, value in values.items()})
         linears.append(linear)
     blocks = []
     for layer, linear in enumerate(linears[:-1]):

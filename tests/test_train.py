@@ -49,6 +49,8 @@ CONFIGURATIONS = {
     "rezero-from-zero": {"model.residual": "rezero", "model.activation": "relu", "optimizer.l2": 0.01},
     "batch-rezero-dropout": BATCH | REZERO | {"model.dropout": 0.2, "model.input_dropout": 0.1},
     "layer-scaled-prelu": LAYER | {"model.residual": "scaled", "model.activation": "prelu"} | MOMENTUM,
+    # Adam's step has the slope lr / eps in a gradient near 0, and batch norm lets terms of 1e-2 cancel to such ones.
+    "batch-adam": BATCH | ADAM | {"model.residual": "scaled", "optimizer.lr": 2e-4},
     "input-dropout": {"model.input_dropout": 0.2},
     "smoothing": SMOOTHING,
     "adam": ADAM | SMOOTHING,

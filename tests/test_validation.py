@@ -129,6 +129,10 @@ def test_a_near_choice_is_suggested():
             "optimizer.warmup: 300 steps would end after train.steps=200; choose at most 200",
         ),
         (
+            {"optimizer.schedule": "cosine", "optimizer.warmup": 200},
+            "optimizer.schedule: cosine would be ignored by optimizer.warmup=200, which ends with train.steps=200",
+        ),
+        (
             {"model.residual": "scaled", "model.depth": 1},
             "model.residual: scaled would be ignored by model.depth=1, whose input is of another size",
         ),

@@ -36,15 +36,16 @@ class TorchNetwork:
         self.slots = ensemble.model.slots()
         self.leaves = [nn.Parameter(p[network].clone()) for p in ensemble.parameters]
         self.running = [
-            (torch.zeros_like(self.of("bias", layer).detach()), torch.ones_like(self.of("bias", layer).detach()))
-            for layer in range(1, self.depth + 1)
+            (torch.zeros(len(weight), dtype=weight.dtype), torch.ones(len(weight), dtype=weight.dtype))
+            for weight in self.all_of("weight")[:-1]
         ]
         self.optimizer = self.choose_optimizer()
         self.steps = self.clipped = 0
 
     def of(self, kind, layer):
-        """The parameter of a kind and layer."""
-        return next(p for s, p in zip(self.slots, self.leaves, strict=True) if (s.kind, s.layer) == (kind, layer))
+        """The parameter of a kind and layer, or None."""
+        found = (p for s, p in zip(self.slots, self.leaves, strict=True) if (s.kind, s.layer) == (kind, layer))
+        return next(found, None)
 
     def all_of(self, kind):
         return [p for s, p in zip(self.slots, self.leaves, strict=True) if s.kind == kind]

@@ -111,6 +111,8 @@ def _measures(row: Mapping[str, Any]) -> str:
 def advice(row: Mapping[str, Any], config: spec.Config) -> list[str]:
     """Return overrides to try, with a reason each; the likeliest first."""
     verdict, diverged = row.get("verdict"), row.get("status") == "diverged"
+    if config.init.name == "fixup" and not diverged:
+        verdict = "healthy"  # no gradient at the start is how it is meant
     tips = []
     if diverged:
         tips.append(
@@ -143,7 +145,8 @@ def _balance(row: Mapping[str, Any], config: spec.Config) -> list[str]:
     if fitting and config.init.name != fitting:
         tips.append(f"`init={fitting}`: its variance is made for {activation}.")
     gain = row.get("backward_gain")
-    if _known(gain) and gain > 0 and config.init.gain > 0:
+    plain = config.model.residual == "none" and config.model.norm == "none" and config.init.name != "lsuv"
+    if plain and _known(gain) and gain > 0 and config.init.gain > 0:
         tips.append(
             f"`init.gain={config.init.gain / gain:.3g}`: the factor a layer is proportional to the standard deviation "
             "of the weights as long as the slopes stay what they are."

@@ -136,7 +136,7 @@ def unreadable(file: File, error: OSError) -> NoReturn:
 
 
 def check_classes(files: Files, labels: NDArray[np.integer], outputs: int, *, test_part: bool) -> None:
-    """Refuse the labels of training files where there is but one class, or a class with too few samples.
+    """Refuse the labels of training files where there is but one class, or a class with too few samples, but some.
 
     Shapes:  labels: (N,) from 0 to outputs - 1
     Raises:  ValueError: naming the first class
@@ -144,15 +144,15 @@ def check_classes(files: Files, labels: NDArray[np.integer], outputs: int, *, te
     import numpy as np
 
     others = f"to {files[-1].path.name} " if len(files) > 1 else ""
-    if outputs < 2:
-        refuse(files[0], f"{others}has no label but 0; expected at least two classes")
     counts, smallest = np.bincount(labels, minlength=outputs), SMALLEST_CLASS[test_part]
+    if (counts > 0).sum() < 2:
+        refuse(files[0], f"{others}has no label but {int(counts.argmax())}; expected at least two classes")
     for label, count in enumerate(counts.tolist()):
-        if count < smallest:
+        if 0 < count < smallest:
             refuse(
                 files[0],
                 f"{others}has {count} samples of the label {label}; "
-                f"expected at least {smallest} of each from 0 to {outputs - 1}",
+                f"expected at least {smallest} of each label that occurs",
             )
 
 

@@ -121,6 +121,8 @@ class Rule:
             return RECORDERS[-1].record(self, args)
         if self.autocast is not None:
             args = autocast(self.autocast, args)
+        if torch.compiler.is_compiling() and not requires_grad(args):
+            return self.evaluate(args)  # where no gradient is asked for, compilation inlines a Function, and wrongly
         # Compilation with fullgraph=True refuses a Function that has its own jvp; elsewhere it would save more.
         function = self.forward_mode if is_forward_mode() else self.function
         result: Any = function.apply(*args)
@@ -192,6 +194,10 @@ def widened(formula: Formula, *, rounded: bool = True) -> Formula:
 def raised(value: Any) -> Any:
     """A tensor of lower precision as float32."""
     return value.float() if isinstance(value, torch.Tensor) and value.dtype in LOW else value
+
+
+def requires_grad(args: tuple[Any, ...]) -> bool:
+    return torch.is_grad_enabled() and any(isinstance(a, torch.Tensor) and a.requires_grad for a in args)
 
 
 def is_forward_mode() -> bool:

@@ -311,7 +311,7 @@ def test_a_section_is_the_same_each_time_with_and_without_claims(tables):
     ]
     assert [table.name for table in first.tables] == ["claims", "cells"]
     roles = [role for role, _ in first.method]
-    assert roles == ["varied", "averaged over", "fixed", "measured on", "verdict", "trained", "intervals"]
+    assert roles == ["varied", "averaged over", "fixed", "measured on", "layers", "verdict", "trained", "intervals"]
     assert [table.name for table in gradient_flow.section(tables).tables] == ["cells"]
 
 
