@@ -146,7 +146,8 @@ def test_one_step_is_the_same_by_plan_functions_and_torch_alone_and_in_a_group(v
     """From each of STATES states of the parameters; what an optimizer remembers, each has from its own steps."""
     ensemble = Ensemble(group(values))
     singles = {network: alone(ensemble, network) for network in (0, NETWORKS // 3, NETWORKS - 1)}
-    torches = [TorchNetwork(ensemble, network) for network in range(NETWORKS)]
+    # Of every remainder by which `group` gives networks their numbers there is one.
+    torches = [TorchNetwork(ensemble, network) for network in (0, 4, 5, 10, 15)]
     for _ in range(STATES):
         draw(ensemble)
         losses = ensemble.differentiate().clone()
@@ -158,19 +159,21 @@ def test_one_step_is_the_same_by_plan_functions_and_torch_alone_and_in_a_group(v
             take(single, ensemble, network)
             close(single.differentiate(), losses[network : network + 1])
             single.update()
-        for network, by_torch in enumerate(torches):
+        for by_torch in torches:
             take_by_torch(by_torch, ensemble)
-            close(by_torch.step_of(ensemble), losses[network])
+            close(by_torch.step_of(ensemble), losses[by_torch.network])
         ensemble.update()
         for network, single in singles.items():
             close([p[0] for p in single.parameters], [p[network] for p in ensemble.parameters])
             close(single.statistics.values[:, :, 0], ensemble.statistics.values[:, :, network])
-        for network, by_torch in enumerate(torches):
-            close([leaf.detach() for leaf in by_torch.leaves], [p[network] for p in ensemble.parameters])
+        for by_torch in torches:
+            close([leaf.detach() for leaf in by_torch.leaves], [p[by_torch.network] for p in ensemble.parameters])
             for ours, theirs in zip(ensemble.statistics.pairs(), by_torch.running, strict=False):
-                close([statistic[network] for statistic in ours], theirs)
+                close([statistic[by_torch.network] for statistic in ours], theirs)
     if ensemble.clipper is not None:
-        assert ensemble.clipped.tolist() == [by_torch.clipped for by_torch in torches]
+        assert [ensemble.clipped[by_torch.network] for by_torch in torches] == [
+            by_torch.clipped for by_torch in torches
+        ]
         assert sum(by_torch.clipped for by_torch in torches) > 0
 
 
@@ -197,7 +200,10 @@ def run(configs):
     return loop, list(loop.run())
 
 
-@pytest.mark.parametrize("values", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+LOOKED_AT = {name: v for name, v in CONFIGURATIONS.items() if name not in ACTIVATIONS or name in ("relu", "prelu")}
+
+
+@pytest.mark.parametrize("values", LOOKED_AT.values(), ids=LOOKED_AT)
 def test_measuring_changes_no_bit_of_training(values):
     finals = []
     for every in (1, 5, 1000):
