@@ -69,6 +69,11 @@ def main(
         if any(argument in DEBUG for argument in arguments):
             traceback.print_exc()
         return _stop(one_line(error), 2)
+    except OSError as error:
+        if any(argument in DEBUG for argument in arguments):
+            traceback.print_exc()
+        place = "" if error.filename is None else f"{error.filename}: "
+        return _stop(f"{place}{error.strerror or error}; what is finished is kept, and the same command goes on", 1)
     return 0
 
 

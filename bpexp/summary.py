@@ -51,9 +51,11 @@ def cell_keys(results: polars.DataFrame) -> list[str]:
             continue
         group = name.partition(".")[0]
         per_option = (
-            results.group_by(group).agg(polars.col(name).n_unique())[name] if group in results.columns else None
+            results.group_by(group).agg(polars.col(name).n_unique())[name]
+            if group != name and group in results.columns
+            else None
         )
-        if name == group or per_option is None or per_option.max() != 1:
+        if per_option is None or per_option.max() != 1:
             found.append(name)
     return found
 

@@ -1,6 +1,7 @@
 """What becomes of the gradient for a depth, an activation and an initialization, and whether theory said so before.
 
-Networks of every depth x activation x initialization are measured at initialization and while they train: the size
+Networks of every depth x activation x initialization, and of any other key that is given several values (norm,
+residual branches, optimizer, regularizers, data), are measured at initialization and while they train: the size
 of each layer's activations, deltas and gradients; how much a layer changes the gradient, towards the input (the
 backward gain, with its interval over seeds); whether it vanishes, explodes or is healthy; and whether the network
 trains. Mean-field theory predicts the gain from the initialization alone.
@@ -253,6 +254,11 @@ def measured_and_intervals() -> tuple[tuple[str, str], ...]:
             "trained",
             f"final train_accuracy of at least {TRAINED_ACCURACY}; of a regression train_loss of at most "
             f"{TRAINED_LOSS} variances",
+        ),
+        (
+            "train, val, test",
+            "final accuracies, or losses of a regression: train of the last training batch, under dropout where there "
+            "is some; val and test of the whole parts, without",
         ),
         ("intervals", "gains: 95 % by Student's t of their logs over the seeds; bands in figures: smallest to largest"),
     )

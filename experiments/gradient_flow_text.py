@@ -19,9 +19,12 @@ MOST_ROWS = 30
 """Cells that are printed one by one; of more, the counts and the ends."""
 
 
+NO_VERDICT = "unknown"
+
+
 def majority(row: Mapping[str, Any]) -> str:
-    """Return the verdict of most seeds, the first of the three where they are even."""
-    return max(VERDICTS, key=lambda verdict: row[verdict])
+    """Return the verdict of most seeds, the first of the three where they are even; NO_VERDICT where all failed."""
+    return max(VERDICTS, key=lambda verdict: row[verdict]) if any(row[verdict] for verdict in VERDICTS) else NO_VERDICT
 
 
 def report_lines(folder: Path, tables: Mapping[str, polars.DataFrame]) -> list[str]:
@@ -99,7 +102,8 @@ def cell_table(cells: polars.DataFrame, caption: str = "") -> Table:
     for row in cells.iter_rows(named=True):
         off = 100 * (row["gain"] / row["predicted_gain"] - 1) if row["predicted_gain"] else math.nan
         verdicts = ", ".join(f"{row[name]} {name}" for name in VERDICTS if row[name])
-        accuracy = "-" if math.isnan(row["train_accuracy"]) else f"{row['train_accuracy']:.2f}"
+        accuracies = math.isfinite(row["train_accuracy"])
+        of_parts = [row[f"{part}_{'accuracy' if accuracies else 'loss'}"] for part in ("train", "val", "test")]
         rows.append(
             (
                 str(row["model.depth"]),
@@ -110,7 +114,7 @@ def cell_table(cells: polars.DataFrame, caption: str = "") -> Table:
                 "-" if math.isnan(off) else f"{round(off, 1) + 0:+.1f} %",
                 verdicts or "-",
                 f"{round(row['trained'] * row['seeds'])}/{row['seeds']}",
-                accuracy,
+                *("-" if math.isnan(value) else f"{value:.2f}" if accuracies else f"{value:.3g}" for value in of_parts),
                 str(row["diverged"]),
             )
         )
@@ -123,7 +127,9 @@ def cell_table(cells: polars.DataFrame, caption: str = "") -> Table:
         "off",
         "verdict",
         "trained",
-        "accuracy",
+        "train",
+        "val",
+        "test",
         "diverged",
     )
     return Table("cells", columns, tuple(rows), caption)
@@ -171,7 +177,7 @@ def answer(cells: polars.DataFrame) -> str:
     """Say in a few sentences what was found, from the cells alone; a cell trained where half of its seeds did."""
     rows = list(cells.iter_rows(named=True))
     sentences = []
-    for verdict in VERDICTS:
+    for verdict in (*VERDICTS, NO_VERDICT):
         own = [row for row in rows if majority(row) == verdict]
         trained = sum(row["trained"] >= 0.5 for row in own)
         if own:

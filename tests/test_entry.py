@@ -200,3 +200,13 @@ def test_early_answers_do_not_import_torch(arguments, folder):
     root = str(Path(importlib.import_module("bpexp").__file__).parents[1])
     command = [sys.executable, "-c", code, *arguments]
     assert subprocess.run(command, check=False, capture_output=True, env={"PYTHONPATH": root}).returncode == 0
+
+
+def test_a_full_disk_is_one_line(capsys, tmp_path, monkeypatch):
+    def program(config, folder):
+        raise OSError(28, "No space left on device", "records.parquet")
+
+    monkeypatch.chdir(tmp_path)
+    assert main("walkthrough", "", arguments=["hydra.run.dir=here"], program=program) == 1
+    said = "records.parquet: No space left on device; what is finished is kept, and the same command goes on"
+    assert capsys.readouterr().err.strip() == said

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import polars
 import pytest
 from synthetic_sweep import make_sweep
 
@@ -93,3 +94,23 @@ def test_a_mistake_is_not_taken_for_a_lack_of_theory():
     with pytest.raises(ValueError, match="has no critical point") as caught:
         summary.predict_cells(cells_of(activations=("gelu",), inits=("critical",))[0])
     assert not isinstance(caught.value, NoPrediction)
+
+
+SWEPT = {
+    "optimizer": ("sgd", "adam"),
+    "clip": ("none", "norm"),
+    "data": ("digits", "mnist"),
+    "loss": ("cross_entropy", "mse"),
+    "label_smoothing": (0.0, 0.1),
+    "dtype": ("float32", "float64"),
+    "model.norm": ("none", "batch"),
+    "optimizer.warmup": (0, 5),
+}
+
+
+@pytest.mark.parametrize("name", SWEPT)
+def test_any_key_that_is_swept_parts_cells(name):
+    results, _ = make_sweep(depths=(2,), activations=("tanh",), inits=("he",), seeds=(0, 1))
+    both = polars.concat([results.with_columns(polars.lit(value).alias(name)) for value in SWEPT[name]])
+    assert summary.cell_keys(both) == [*summary.CELL_KEYS, name]
+    assert summary.number_cells(both)["cell"].to_list() == [0, 0, 1, 1]

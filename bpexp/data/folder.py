@@ -81,6 +81,8 @@ class FolderData:
         """
         if root is None:
             raise ValueError(f"data.root: null is not a folder; data={self.name} needs the folder of {self.expected}")
+        if not root:
+            raise ValueError(f"data.root: '' is not a folder; expected the folder of {self.expected}")
         folder = Path(root).expanduser()
         try:
             if not folder.is_dir():

@@ -25,19 +25,34 @@ LARGEST = 1e200  # a mean square beyond it counts as infinite: its square must s
 def resolve(activation: str | Function | Activation) -> Activation:
     """Return the activation of a rule's name, or of a function of the user's own.
 
-    Raises:  ValueError: unknown name
+    Raises:  ValueError: unknown name; neither a name nor a function of tensors
     Edge:    a bare function's slope is taken by central differences, to about 1e-8, of inputs above about 1e-3;
              a kink anywhere but at 0 and on EDGES_X asks for an Activation that states it
     """
     if isinstance(activation, Activation):
         return activation
     if not isinstance(activation, str):
-        return Activation(
-            getattr(activation, "__name__", type(activation).__name__), activation, central_difference(activation)
-        )
+        name = getattr(activation, "__name__", type(activation).__name__)
+        function = of_tensors(name, activation)
+        return Activation(name, function, central_difference(function))
     if activation not in ACTIVATIONS:
         raise unknown_choice("activation", activation, ACTIVATIONS)
     return ACTIVATIONS[activation]
+
+
+def of_tensors(name: str, function: Function) -> Function:
+    """Return a user's function, which says so where it does not take tensors, or does not give them."""
+
+    def checked(x: Tensor) -> Tensor:
+        try:
+            y = function(x)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"activation {name!r}: must map a tensor to one, of torch's functions: {error}") from None
+        if not isinstance(y, Tensor):
+            raise ValueError(f"activation {name!r}: must map a tensor to one, but gave a {type(y).__name__}")
+        return y
+
+    return checked
 
 
 def central_difference(function: Function) -> Function:
