@@ -63,11 +63,12 @@ def cell_keys(results: polars.DataFrame) -> list[str]:
 def number_cells(results: polars.DataFrame) -> polars.DataFrame:
     """Return the results with the column `cell`, numbered in the order of first appearance, and `series`.
 
-    A series is what a colour stands for: the initialization, with the values of further swept keys.
+    A series is what a colour stands for: the initialization, with the values of further swept keys; those alone where
+    all have one initialization.
     """
     keys = cell_keys(results)
     extra = [name for name in keys if name not in CELL_KEYS]
-    parts: list[polars.Expr] = [polars.col("init")]
+    parts: list[polars.Expr] = [] if extra and results["init"].n_unique() == 1 else [polars.col("init")]
     parts += [
         polars.format(f"{name.rpartition('.')[2]}={{}}", polars.col(name).cast(polars.String).fill_null("null"))
         for name in extra

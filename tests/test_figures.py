@@ -1,6 +1,7 @@
 """Figures from tables: what is drawn, that it is the same file each time, and the cases at the edges."""
 
 import hashlib
+import itertools
 import re
 
 import matplotlib
@@ -17,9 +18,9 @@ from bpexp.figures.layers import log_limits, named_layers
 from bpexp.figures.style import NO_METADATA, prefer_own_fonts, round_numbers
 
 
-def tables_of(**cells):
-    """The three tables of a sweep that never ran."""
-    results, records = make_sweep(**cells)
+def tables_of(swept=({},), **cells):
+    """The three tables of a sweep that never ran, over the values of further keys that are given."""
+    results, records = map(polars.concat, zip(*(make_sweep(**cells, **keys) for keys in swept), strict=True))
     numbered = summary.number_cells(results)
     predictions = summary.predict_cells(numbered)
     table = summary.summarize_cells(numbered, predictions)
@@ -41,6 +42,18 @@ CASES = {
     "all diverged": {"depths": (2,), "activations": ("tanh",), "gain": lambda *cell: None},
     "no gradient": {"depths": (3,), "activations": ("tanh",), "inits": ("zeros",), "gain": lambda *cell: 1e-200},
     "many series": {"depths": (2,), "activations": ("tanh",), "inits": tuple(summary.spec.INITS)},
+    "further keys": {
+        "depths": (2,),
+        "activations": ("tanh",),
+        "inits": ("he",),
+        "seeds": (0,),
+        "swept": [
+            {"model.norm": norm, "model.residual": residual, "optimizer.max_norm": clip}
+            for norm, residual, clip in itertools.product(
+                ("none", "layer"), ("none", "plain", "scaled"), (0.1, 0.5, 1.0)
+            )
+        ],
+    },
 }
 
 
@@ -80,6 +93,8 @@ def test_no_text_leaves_a_figure_and_no_legend_covers_a_panel(tables):
             assert figure.bbox.x0 - 1 <= box.x0
             assert box.x1 <= figure.bbox.x1 + 1
             assert all(not box.overlaps(axes.get_window_extent(renderer)) for axes in figure.axes)
+        drawn, (width, height) = figure.get_tightbbox(renderer), figure.get_size_inches()
+        assert min(drawn.x0, drawn.y0, width - drawn.x1, height - drawn.y1) > -0.01
 
 
 def test_ids_of_two_figures_never_meet():
@@ -114,6 +129,27 @@ def test_a_date_would_be_seen():
 
 def legend_texts(figure):
     return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def test_a_legend_names_what_was_swept_and_what_is_left_out():
+    one = {"depths": (2,), "activations": ("tanh",), "inits": ("he",), "seeds": (0,)}
+    norms = [{"model.norm": norm, "model.residual": "plain"} for norm in ("none", "layer")]
+    cells, profiles, _ = tables_of([*norms, {"model.norm": "layer", "model.residual": "scaled"}], **one)
+    figure = figures.profiles(cells, profiles, "delta_rms")
+    assert figure.legends[0].get_title().get_text() == "norm, residual"
+    assert legend_texts(figure)[:3] == ["none, plain", "layer, plain", "layer, scaled"]
+    clips = [{"optimizer.max_norm": 0.1 * k} for k in range(1, 41)]
+    cells, profiles, _ = tables_of(clips, **one)
+    texts = legend_texts(figures.profiles(cells, profiles, "delta_rms"))
+    assert texts[16] == "16 of 40 series,\nfrom least to most gain"
+    assert texts[16] in legend_texts(figures.gain_against_prediction(cells))
+
+
+def test_no_prediction_is_said_in_words():
+    cells, _, _ = tables_of(**CASES["one cell, one seed"])
+    for gone, words in (("predicted_gain", "no prediction"), ("gain", "no gain")):
+        figure = figures.gain_against_prediction(cells.with_columns(polars.lit(float("nan")).alias(gone)))
+        assert figure.texts[0].get_text().startswith(words)
 
 
 SEEDS = ((0,), "1 seed, no interval"), ((0, 1, 2), "3 seeds")

@@ -14,7 +14,7 @@ from test_functional_samples import (
     result,
     vmapped_gradient,
 )
-from torch_samples import OP_DB, some
+from torch_samples import OP_DB, sample_inputs, some
 
 from bpexp import functional
 from bpexp.rules import RULES
@@ -44,7 +44,7 @@ def is_taken(op, sample):
 
 
 def samples_of(op, dtype, limit):
-    made = [sample for sample in op.sample_inputs("cpu", dtype, requires_grad=True) if is_taken(op, sample)]
+    made = [sample for sample in sample_inputs(op, dtype, True) if is_taken(op, sample)]
     return [Sample(sample) for sample in some(made, limit)]
 
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_flatten, tree_map, tree_unflatten
-from torch_samples import OP_DB, some
+from torch_samples import OP_DB, sample_inputs, some
 
 from bpexp import functional
 
@@ -65,7 +65,7 @@ def samples_of(op, dtype, limit):
     if op.name == "nn.functional.prelu" and not (dtype.is_floating_point or dtype.is_complex):
         return []  # torch cannot make any
     differentiable = dtype in op.backward_dtypes and (dtype.is_floating_point or dtype.is_complex)
-    return [Sample(sample) for sample in some(op.sample_inputs("cpu", dtype, requires_grad=differentiable), limit)]
+    return [Sample(sample) for sample in some(sample_inputs(op, dtype, differentiable), limit)]
 
 
 def noise(like):

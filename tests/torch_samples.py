@@ -22,6 +22,17 @@ def databases() -> tuple[list, list]:
 OP_DB, MODULE_DB = databases()
 
 
+MADE: dict[tuple, list] = {}
+
+
+def sample_inputs(op, dtype, requires_grad: bool) -> list:
+    """The samples of an operator, made once: that takes longer than most tests of them."""
+    key = op.name, op.variant_test_name, dtype, requires_grad
+    if key not in MADE:
+        MADE[key] = list(op.sample_inputs("cpu", dtype, requires_grad=requires_grad))
+    return MADE[key]
+
+
 def some(samples, limit: int) -> list:
     """At most `limit` of the samples, spread over all of them."""
     samples = list(samples)

@@ -10,8 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from bpexp.figures.series import add_legend, choose_series, name_series, round_of
 from bpexp.figures.style import GREY, MARKERS, looks, new_figure, styled
 
 GLYPHS = {"vanishing": "▼", "healthy": "●", "exploding": "▲", "diverged": "✗", "failed": "?"}
@@ -19,6 +21,10 @@ GAIN_COLOURS = "PuOr_r"
 SMALLEST_SPAN = 0.3  # decades a layer at the ends of the colours, at least
 LARGEST_SPAN = 1.0
 EMPTY_COLOUR = "#d9d9d9"
+COLUMN_WIDTH, LINE_HEIGHT, LETTER_WIDTH = 0.34, 0.14, 0.08  # inches
+SMALLEST_MAP = 1.26  # inches: room for the colours' label
+LABEL_HEIGHT = 0.8  # inches: labels of the columns that a map has room for
+LEGEND_WIDTH = 2.0
 SIZES = (3.0, 5.0, 7.5, 10.0)
 
 
@@ -34,8 +40,13 @@ def gain_map(cells: polars.DataFrame) -> Figure:
     columns = sorted(
         dict.fromkeys(cells.select("model.activation", "series").iter_rows()), key=lambda c: activations.index(c[0])
     )
-    wide = max(0.34 * len(columns), 2.4)
-    figure = new_figure(wide + 1.9, 2 * 0.42 * len(depths) + 2.6)
+    title, labels = name_series(cells)
+    column = max(COLUMN_WIDTH, LINE_HEIGHT * (1 + max(label.count("\n") for label in labels.values())))
+    for activation in activations:
+        of_activation = sum(name == activation for name, _ in columns)
+        column = max(column, LETTER_WIDTH * (len(activation) + 1) / of_activation)
+    wide = max(column * len(columns), 2.4)
+    figure = new_figure(wide + 1.9, 2 * max(0.42 * len(depths), SMALLEST_MAP) + 2.6)
     gain_axes, trained_axes = figure.subplots(2, 1, sharex=True)
     at = {(row["model.depth"], row["model.activation"], row["series"]): row for row in cells.iter_rows(named=True)}
     grid = [[at.get((depth, *column)) for column in columns] for depth in depths]
@@ -57,7 +68,7 @@ def gain_map(cells: polars.DataFrame) -> Figure:
 
     for axes in (gain_axes, trained_axes):
         axes.set_yticks(range(len(depths)), [f"L = {depth}" for depth in depths])
-        axes.set_xticks(range(len(columns)), [series for _, series in columns], rotation=90)
+        axes.set_xticks(range(len(columns)), [labels[series] for _, series in columns], rotation=90)
         axes.grid(visible=False, which="major")
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0, which="both")
@@ -66,7 +77,11 @@ def gain_map(cells: polars.DataFrame) -> Figure:
         axes.grid(visible=True, which="minor", color=EMPTY_COLOUR, linewidth=0.6)
     name_activations(gain_axes, [activation for activation, _ in columns], len(depths))
     name_activations(trained_axes, [activation for activation, _ in columns], len(depths), named=False)
-    figure.legend(handles=glyph_key(cells), loc="outside lower center", ncols=3)
+    if title != "initialization":
+        trained_axes.set_xlabel(title)
+    tall = max(text.get_window_extent().height for text in trained_axes.get_xticklabels()) / figure.dpi
+    figure.set_size_inches(wide + 1.9, figure.get_figheight() + max(0, tall - LABEL_HEIGHT))
+    add_legend(figure, glyph_key(cells), ncols=3)
     return figure
 
 
@@ -140,13 +155,20 @@ def gain_against_prediction(cells: polars.DataFrame) -> Figure:
     """Draw measured against predicted gain with the line of equality, and below it by how much they differ.
 
     A colour is a series, a marker an activation, a size a depth; bars are 95 % intervals over the seeds. Cells that
-    have no gain, or no prediction, are counted in the lower panel's corner.
+    have no gain, or no prediction, are counted in the legend. Once every colour is used, marks are filled. Of many
+    series some are shown, as `choose_series` says.
     """
+    names, note = choose_series(cells)
+    title, labels = name_series(cells)
+    cells = cells.filter(cells["series"].is_in(names))
+    if cells.filter(is_positive("gain") & is_positive("predicted_gain")).is_empty():
+        return nothing_to_compare(cells)
     figure = new_figure(6.6, 5.6)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=[2.2, 1])
     usable = is_positive("gain") & is_positive("predicted_gain")
     shown = cells.filter(usable)
-    series = looks(cells["series"])
+    series = looks(names)
+    filled = {name: round_of(place) > 0 for place, name in enumerate(series)}
     markers = dict(zip(cells["model.activation"].unique(maintain_order=True), MARKERS * 2, strict=False))
     depths = cells["model.depth"].unique().sort().to_list()
     sizes = {depth: SIZES[min(k, len(SIZES) - 1)] for k, depth in enumerate(depths)}
@@ -155,14 +177,14 @@ def gain_against_prediction(cells: polars.DataFrame) -> Figure:
             "color": series[row["series"]]["color"],
             "marker": markers[row["model.activation"]],
             "markersize": sizes[row["model.depth"]],
-            "markerfacecolor": "none",
+            "markerfacecolor": series[row["series"]]["color"] if filled[row["series"]] else "none",
             "elinewidth": 1,
         }
         x, y = row["predicted_gain"], row["gain"]
         low, high = (row[end] if math.isfinite(row[end]) else y for end in ("gain_low", "gain_high"))
         above.errorbar(x, y, yerr=[[y - low], [high - y]], **look)
         below.errorbar(x, 100 * (y / x - 1), yerr=[[100 * (y - low) / x], [100 * (high - y) / x]], **look)
-    gains = [*shown["gain"].to_list(), *shown["predicted_gain"].to_list()] or [0.5, 2.0]
+    gains = [*shown["gain"].to_list(), *shown["predicted_gain"].to_list()]
     limits = (min(gains) / 1.15, max(gains) * 1.15)
     above.plot(limits, limits, color=GREY, linewidth=1, zorder=1)
     for axes in (above, below):
@@ -176,27 +198,48 @@ def gain_against_prediction(cells: polars.DataFrame) -> Figure:
         axis.set_ticks(ticks, [f"{tick:g}" for tick in ticks])
     below.axhline(0, color=GREY, linewidth=1, zorder=1)
     # By the points: an interval of two seeds would be all that one sees.
-    far = max((abs(100 * (y / x - 1)) for x, y in shown.select("predicted_gain", "gain").iter_rows()), default=0.0)
+    far = max((abs(100 * (y / x - 1)) for x, y in shown.select("predicted_gain", "gain").iter_rows()))
     below.set_ylim(-1.3 * max(far, 5), 1.3 * max(far, 5))
     below.yaxis.set_major_locator(MaxNLocator(5))
     below.set(xlabel="predicted backward gain a layer", ylabel="measured less\npredicted (%)")
-    handles = [Line2D([], [], color=look["color"], label=name, linewidth=3) for name, look in series.items()]
+    handles: list[Line2D | Patch] = [
+        Line2D([], [], color=look["color"], label=labels[name], linewidth=3)
+        if not any(filled.values())
+        else Patch(edgecolor=look["color"], facecolor=look["color"] if filled[name] else "none", label=labels[name])
+        for name, look in series.items()
+    ]
+    if note:
+        handles.append(Line2D([], [], linestyle="none", label=note))
     style: dict[str, Any] = {"color": GREY, "linestyle": "none", "markerfacecolor": "none"}
     handles += [Line2D([], [], marker=marker, label=name, **style) for name, marker in markers.items()]
     handles += [
         Line2D([], [], marker="o", markersize=size, label=f"L = {depth}", **style) for depth, size in sizes.items()
     ]
     left_out = cells.height - shown.height
-    counts = sorted(set(cells["seeds"].to_list()))
-    bars = "1 seed, no interval" if counts == [1] else f"95 % of {counts[0]} seeds" if counts else ""
-    handles.append(Line2D([], [], color=GREY, label=f"bars: {bars}" if counts != [1] else bars))
+    handles.append(Line2D([], [], color=GREY, label=bars_text(cells)))
     if left_out:
         handles.append(
             Line2D(
                 [], [], linestyle="none", label=f"{left_out} of {cells.height} cells\nhave no gain\nor no prediction"
             )
         )
-    figure.legend(handles=handles, loc="outside right upper")
+    add_legend(figure, handles, beside=LEGEND_WIDTH, title=None if title == "initialization" else title)
+    return figure
+
+
+def bars_text(cells: polars.DataFrame) -> str:
+    """Say what a bar is an interval of."""
+    counts = sorted(set(cells["seeds"].to_list()))
+    return "1 seed, no interval" if counts == [1] else f"bars: 95 % of {counts[0]} seeds"
+
+
+def nothing_to_compare(cells: polars.DataFrame) -> Figure:
+    """Say in words that no cell has both a gain and a prediction."""
+    figure = new_figure(4.6, 1.2)
+    without = not cells.select(is_positive("predicted_gain").any()).item()
+    text = "no prediction: theory has none for these networks" if without else "no gain to compare with its prediction"
+    figure.text(0.5, 0.65, text, ha="center", va="center")
+    add_legend(figure, [Line2D([], [], linestyle="none", label=bars_text(cells))])
     return figure
 
 

@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
+from bpexp.figures.series import add_legend, choose_series, name_series, round_of, wrap
 from bpexp.figures.style import COLOURS, GREY, looks, new_figure, styled
 
 MEASURE_LABELS = {
@@ -21,6 +22,9 @@ MEASURE_LABELS = {
 }
 PANEL_WIDTH, PANEL_HEIGHT = 1.55, 1.6
 LARGEST_RISE = 30.0
+LEGEND_WIDTH = 1.6
+TITLE_LETTERS = 24
+LINES = ("-", "-.")
 MARGIN = 2.0  # factor between the data and the edge of a logarithmic axis
 PLACES: dict[str, dict[str, Any]] = {
     "first": {"color": COLOURS[0], "linestyle": "-", "marker": "o"},
@@ -35,11 +39,15 @@ def profiles(cells: polars.DataFrame, table: polars.DataFrame, measure: str) -> 
 
     Medians over the seeds with a band from the smallest to the largest; the prediction is dashed in the same colour.
     Zeros stand on the lower edge as hollow triangles, values that are not finite on the upper one as crosses.
+    Of many series some are shown, as `choose_series` says.
     """
     rows = table.filter(measure=measure).join(cells, on="cell", how="left", maintain_order="left")
     depths = cells["model.depth"].unique().sort().to_list()
     activations = cells["model.activation"].unique(maintain_order=True).to_list()
-    series = looks(cells["series"])
+    names, note = choose_series(cells)
+    title, labels = name_series(cells)
+    series = looks(names)
+    lines = {name: LINES[round_of(place)] for place, name in enumerate(series)}
     width = max(4.6, PANEL_WIDTH * len(activations) + 1.9)
     figure = new_figure(width, PANEL_HEIGHT * len(depths) + 0.9)
     panels = figure.subplots(len(depths), len(activations), squeeze=False, sharey="row", sharex="row")
@@ -50,7 +58,7 @@ def profiles(cells: polars.DataFrame, table: polars.DataFrame, measure: str) -> 
             log_axis(axes, low, high)
             for name, look in series.items():
                 one = at_depth.filter((polars.col("model.activation") == activation) & (polars.col("series") == name))
-                draw_profile(axes, one, look)
+                draw_profile(axes, one, look, lines[name])
             if depth == depths[0]:
                 axes.set_title(activation)
             if depth == depths[-1]:
@@ -60,15 +68,22 @@ def profiles(cells: polars.DataFrame, table: polars.DataFrame, measure: str) -> 
     figure.supylabel(MEASURE_LABELS.get(measure, measure), fontsize=9)
     handles = [
         Line2D(
-            [], [], label=name, markerfacecolor=look["color"], **look | {"color": faint(look["color"])}, linewidth=2.6
+            [],
+            [],
+            label=labels[name],
+            markerfacecolor=look["color"],
+            **look | {"color": faint(look["color"]), "linestyle": lines[name]},
+            linewidth=2.6,
         )
         for name, look in series.items()
     ]
-    figure.legend(handles=[*handles, *profile_key(rows)], loc="outside right upper", title="initialization")
+    if note:
+        handles.append(Line2D([], [], linestyle="none", label=note))
+    add_legend(figure, [*handles, *profile_key(rows)], beside=LEGEND_WIDTH, title=title)
     return figure
 
 
-def draw_profile(axes: Axes, one: polars.DataFrame, look: dict[str, Any]) -> None:
+def draw_profile(axes: Axes, one: polars.DataFrame, look: dict[str, Any], linestyle: str) -> None:
     """Draw the line, the band, the prediction and the marks of one cell."""
     low, high = axes.get_ylim()
     color = look["color"]
@@ -76,7 +91,7 @@ def draw_profile(axes: Axes, one: polars.DataFrame, look: dict[str, Any]) -> Non
     if not seen.is_empty():
         layers = seen["layer"].to_list()
         every = max(1, -(-len(layers) // 6))
-        axes.plot(layers, seen["median"].to_list(), color=faint(color), linewidth=2.6)
+        axes.plot(layers, seen["median"].to_list(), color=faint(color), linewidth=2.6, linestyle=linestyle)
         axes.plot(layers, seen["median"].to_list(), **look, linestyle="none", markevery=every)
         bottoms = seen["low"].clip(lower_bound=low).to_list()
         axes.fill_between(layers, bottoms, seen["high"].to_list(), color=color, alpha=0.2, linewidth=0)
@@ -167,7 +182,9 @@ def training(cells: polars.DataFrame, table: polars.DataFrame) -> Figure:
     loss axis ends at LARGEST_RISE times the loss at the start, and every cell has a delta axis of its own.
     """
     chosen = cells.filter(cells["cell"].is_in(table["cell"].unique().to_list()))
-    figure = new_figure(max(5.6, 1.9 * chosen.height + 1.5), 4.4)
+    titles = [cell_title(cell) for cell in chosen.iter_rows(named=True)]
+    lines = max((title.count("\n") for title in titles), default=1) - 1
+    figure = new_figure(max(5.6, 1.9 * chosen.height + 1.5), 4.4 + 0.15 * lines)
     panels = figure.subplots(2, max(1, chosen.height), squeeze=False, sharex=True)
     losses = table.filter(measure="train_loss")
     start = losses.filter(step=0)["high"].drop_nulls().max()
@@ -176,8 +193,8 @@ def training(cells: polars.DataFrame, table: polars.DataFrame) -> Figure:
         high = min(high, LARGEST_RISE * start)
     for axes, measure in zip(panels[:, 0], ("delta_rms", "train_loss"), strict=True):
         axes.set_ylabel(MEASURE_LABELS[measure])
-    for cell, (above, below) in zip(chosen.iter_rows(named=True), panels.T, strict=True):
-        above.set_title(cell_title(cell), fontsize=8)
+    for cell, title, (above, below) in zip(chosen.iter_rows(named=True), titles, panels.T, strict=True):
+        above.set_title(title, fontsize=8)
         below.set_xlabel("step")
         below.xaxis.set_major_locator(MaxNLocator(3, integer=True))
         own = table.filter(cell=cell["cell"])
@@ -191,7 +208,7 @@ def training(cells: polars.DataFrame, table: polars.DataFrame) -> Figure:
     handles.append(Line2D([], [], color=COLOURS[6], label="train_loss"))
     handles.append(Line2D([], [], color=GREY, label=f"median, {seeds_text(table.filter(step=0))}"))
     handles += mark_key(table, "a seed diverged")
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    add_legend(figure, handles, ncols=3)
     return figure
 
 
@@ -206,8 +223,8 @@ def named_layers(depth: int) -> dict[str, int]:
 
 def cell_title(cell: dict[str, Any]) -> str:
     """Name a cell over its panel."""
-    name = f"{cell['model.activation']}, {cell['series']}\nL = {cell['model.depth']}"
-    return f"{name}, {round(cell['trained'] * cell['seeds'])}/{cell['seeds']} trained"
+    name = wrap(f"{cell['model.activation']}, {cell['series']}", TITLE_LETTERS)
+    return f"{name}\nL = {cell['model.depth']}, {round(cell['trained'] * cell['seeds'])}/{cell['seeds']} trained"
 
 
 def draw_steps(axes: Axes, one: polars.DataFrame, look: dict[str, Any]) -> None:

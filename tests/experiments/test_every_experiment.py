@@ -13,12 +13,11 @@ SMALLEST = {
     "exercise": ([], None),
     "gradient_flow": (["-m", *TINY, "seed=0,1"], "results.parquet"),
     "report": (["scale=smoke", "only=walkthrough"], "index.html"),
-    "walkthrough": ([], "walkthrough.txt"),
 }
 """The arguments of each, and a file that it leaves."""
 
-RUN_ELSEWHERE = {"cost"}
-"""What takes too long even at its smallest: test_cost makes its tables, and the smoke report of CI runs it whole."""
+RUN_ELSEWHERE = {"cost", "walkthrough"}
+"""What takes long even at its smallest: test_cost makes its tables, and the report here runs the walkthrough."""
 
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
 
