@@ -142,7 +142,11 @@ def test_bad_number_is_refused(key: str, value: float) -> None:
 
 
 @pytest.mark.parametrize("bias_std", [None, 0.0, 0.3])
-@pytest.mark.parametrize("activation", ["tanh", "selu", "sigmoid", torch.tanh, ACTIVATIONS["elu"]], ids=str)
+@pytest.mark.parametrize(
+    "activation",
+    ["tanh", "selu", "sigmoid", torch.tanh, ACTIVATIONS["elu"]],
+    ids=["tanh", "selu", "sigmoid", "a function", "an Activation"],
+)
 def test_critical_weights_have_the_gain_of_their_activation(
     activation: str | Function | Activation, bias_std: float | None
 ) -> None:
