@@ -127,7 +127,7 @@ def predict_cells(numbered: polars.DataFrame) -> dict[int, Prediction | None]:
 def predict_cell(one: Mapping[str, Any], seeds: tuple[int, ...]) -> Prediction | None:
     """Return the prediction of one cell, given the values of its keys; None as `predict_cells` says."""
     from bpexp.data import describe
-    from bpexp.theory import NoPrediction, predict
+    from bpexp.theory import NoPredictionError, predict
 
     try:
         data = describe(one["data"], one["data.root"])
@@ -151,7 +151,7 @@ def predict_cell(one: Mapping[str, Any], seeds: tuple[int, ...]) -> Prediction |
             dropout=one["model.dropout"],
             input_dropout=one["model.input_dropout"],
         )
-    except NoPrediction:
+    except NoPredictionError:
         return None
 
 

@@ -236,7 +236,7 @@ def test_loading_changes_neither_the_cached_data_nor_the_global_generator(name: 
 
 def test_regression_is_one_problem_that_a_linear_model_cannot_solve() -> None:
     x, y = describe("regression").read()
-    describe("regression").read.cache_clear()  # type: ignore[attr-defined]
+    describe("regression").read.cache_clear()
     again_x, again_y = describe("regression").read()
     assert torch.equal(x, again_x)
     assert torch.equal(y, again_y)

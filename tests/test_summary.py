@@ -9,7 +9,7 @@ from synthetic_sweep import make_sweep
 
 from bpexp import summary
 from bpexp.data import DATA
-from bpexp.theory import NoPrediction, predict
+from bpexp.theory import NoPredictionError, predict
 
 DROPPED = {"model.dropout": 0.25, "model.input_dropout": 0.1, "model.norm": "layer", "model.residual": "scaled"}
 GATED = {"model.residual": "rezero", "init.gate": 0.3}
@@ -93,7 +93,7 @@ def test_keys_that_older_results_have_not_are_at_their_defaults():
 def test_a_mistake_is_not_taken_for_a_lack_of_theory():
     with pytest.raises(ValueError, match="has no critical point") as caught:
         summary.predict_cells(cells_of(activations=("gelu",), inits=("critical",))[0])
-    assert not isinstance(caught.value, NoPrediction)
+    assert not isinstance(caught.value, NoPredictionError)
 
 
 SWEPT = {

@@ -11,8 +11,7 @@ import torch
 from bpexp import models, spec, theory
 from bpexp.init import INITS, initialize
 from bpexp.rules.table import RULES
-from bpexp.theory import NoPrediction, predict
-from bpexp.theory.prediction import NORMS, RESIDUALS
+from bpexp.theory import NoPredictionError, predict
 
 GAINS = [
     ("identity", "lecun", 1.0, 1.0),
@@ -92,7 +91,7 @@ def test_gates_of_one_are_plain_and_one_layer_has_no_branch():
     plain, gated = (predict(**settings, residual=name, gate=1.0) for name in ("plain", "rezero"))
     np.testing.assert_array_equal(plain.delta_rms, gated.delta_rms)
     np.testing.assert_array_equal(plain.preactivation_rms, gated.preactivation_rms)
-    alone = [predict(**GOOD | {"depth": 1}, residual=name).activation_rms.item() for name in RESIDUALS]
+    alone = [predict(**GOOD | {"depth": 1}, residual=name).activation_rms.item() for name in spec.RESIDUALS]
     assert len(set(alone)) == 1
 
 
@@ -333,16 +332,22 @@ UNPREDICTED = [
 
 @pytest.mark.parametrize(("change", "message"), UNPREDICTED)
 def test_what_theory_does_not_know_it_says(change, message):
-    with pytest.raises(NoPrediction, match=f"^{re.escape(message)}"):
+    with pytest.raises(NoPredictionError, match=f"^{re.escape(message)}"):
         predict(**GOOD | change)
 
 
 def test_an_activation_without_a_critical_point_is_a_mistake():
     with pytest.raises(ValueError, match=r"^init: critical: gelu has no critical point") as caught:
         predict(**GOOD | {"activation": "gelu", "init": "critical"})
-    assert not isinstance(caught.value, NoPrediction)
+    assert not isinstance(caught.value, NoPredictionError)
 
 
-def test_every_choice_of_a_configuration_is_known():
-    assert set(spec.RESIDUALS) == set(RESIDUALS)
-    assert set(spec.NORMS) == set(NORMS)
+@pytest.mark.parametrize("residual", spec.RESIDUALS)
+@pytest.mark.parametrize("norm", spec.NORMS)
+def test_every_choice_of_a_configuration_is_predicted_or_has_no_prediction(residual, norm):
+    keys = GOOD | {"residual": residual, "norm": norm, "gate": 0.5 if residual == "rezero" else 0.0}
+    if norm == "batch":
+        with pytest.raises(NoPredictionError):
+            predict(**keys)
+    else:
+        assert np.isfinite(predict(**keys).delta_rms).all()

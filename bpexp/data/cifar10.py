@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bpexp.data.folder import File, Files, FolderData, Missing, check_classes, check_public, refuse, unreadable
-from bpexp.data.pickles import Array, Refused, loads
+from bpexp.data.folder import File, Files, FolderData, MissingFileError, check_classes, check_public, refuse, unreadable
+from bpexp.data.pickles import Array, RefusedPickleError, loads
 from bpexp.data.splits import DataSet
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ FEATURES, CLASSES = 3 * 32 * 32, 10
 def find(folder: Path) -> Mapping[str, Path]:
     """Return the file of each batch, in the folder or in the sub-folder of the published archive.
 
-    Raises:  Missing: a batch is missing
+    Raises:  MissingFileError: a batch is missing
     """
     if (folder / SUB_FOLDER).is_dir() and not any((folder / name).is_file() for name in BATCHES):
         folder /= SUB_FOLDER
     for name in BATCHES:
         if not (folder / name).is_file():
-            raise Missing(name)
+            raise MissingFileError(name)
     return {name: folder / name for name in BATCHES}
 
 
@@ -91,7 +91,7 @@ def _read_batch(file: File) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         unreadable(file, error)
     try:
         batch = loads(content)
-    except Refused as error:
+    except RefusedPickleError as error:
         refuse(file, f"{error}; expected a pickle of nothing but arrays, lists, texts and numbers")
     if not isinstance(batch, dict):
         refuse(file, f"holds a {type(batch).__name__}; expected a dict with data and labels")

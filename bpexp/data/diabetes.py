@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def read() -> tuple[torch.Tensor, torch.Tensor]:
     """Return the raw measurements, (442, 10), and the progression, (442, 1), once read from scikit-learn's own copy."""
     import torch
-    from sklearn.datasets import load_diabetes  # type: ignore[import-untyped]
+    from sklearn.datasets import load_diabetes
 
     x, y = load_diabetes(return_X_y=True, scaled=False)
     return torch.from_numpy(x).double(), torch.from_numpy(y).double()[:, None]

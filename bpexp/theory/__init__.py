@@ -18,13 +18,13 @@ from bpexp.theory.moments import (
     slope_second_moment,
     value_and_slope_at_zero,
 )
-from bpexp.theory.prediction import NORM_EPS, NoPrediction, Prediction, predict
+from bpexp.theory.prediction import NORM_EPS, NoPredictionError, Prediction, predict
 from bpexp.theory.selu import selu_constants, selu_contraction, selu_jacobian, selu_map
 
 __all__ = [
     "EDGES_X",
     "NORM_EPS",
-    "NoPrediction",
+    "NoPredictionError",
     "Prediction",
     "activation_mean",
     "activation_second_moment",

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from bpexp.activations import Activation, Function
 from bpexp.init import INITS, Init, Place, unknown_choice
+from bpexp.spec import NORMS, RESIDUALS
 from bpexp.theory.moments import (
     LARGEST,
     Array,
@@ -25,8 +26,6 @@ from bpexp.theory.moments import (
     slope_second_moment,
 )
 
-RESIDUALS = ("none", "plain", "scaled", "rezero")
-NORMS = ("none", "batch", "layer")
 NORM_EPS = 1e-5  # that of bpexp.models, which stands after this module
 
 NOT_RANDOM = {
@@ -35,7 +34,7 @@ NOT_RANDOM = {
 }
 
 
-class NoPrediction(ValueError):  # noqa: N818 - it is no mistake of anybody's
+class NoPredictionError(ValueError):
     """Theory has no answer for such a network; the sentence says why."""
 
 
@@ -135,7 +134,7 @@ def predict(
              lsuv's weights have the variance that makes the mean of q_l over the samples gain^2, without dropout
     Shapes:  input_mean_squares: (B,), of each sample over its features
     Raises:  ValueError: an unknown activation, init, residual or norm; a number outside its range; critical without a
-             critical point; NoPrediction: theory has no answer
+             critical point; NoPredictionError: theory has no answer
     Edge:    a gradient that is zero at layer L (zeros, relu of zeros, a gate of 0) makes delta_rms NaN; a length beyond
              1e200 is inf, and the slopes behind it are those at 1e200; every sample is taken to have the same loss
              gradient, which holds where the outputs are small; lsuv itself stops when a variance is within 10 %, which
@@ -155,9 +154,11 @@ def predict(
     if not math.isfinite(gate):
         raise ValueError(f"gate: {gate} is not a finite number")
     if init in NOT_RANDOM:
-        raise NoPrediction(f"no prediction for init={init}: {NOT_RANDOM[init]}")
+        raise NoPredictionError(f"no prediction for init={init}: {NOT_RANDOM[init]}")
     if norm == "batch":
-        raise NoPrediction("no prediction for batch norm: mean field follows one sample, and it ties a batch together")
+        raise NoPredictionError(
+            "no prediction for batch norm: mean field follows one sample, and it ties a batch together"
+        )
     mean_squares = mean_squares_of(input_mean_squares)
     linears = linear_layers(phi, INITS[init], gain, bias_std, (features, *[width] * depth, outputs))
     network = Network(phi, linears, residual, norm, gate, dropout, input_dropout)
@@ -189,7 +190,7 @@ def linear_layers(
 def scaled_to_unit_variance(network: Network, mean_squares: Array, gain: float) -> Network:
     """Return the network with the weights that lsuv leaves it: the mean of q over the samples is gain^2 in each layer.
 
-    Raises:  NoPrediction: lsuv cannot do it, as the biases alone are larger, or nothing comes in
+    Raises:  NoPredictionError: lsuv cannot do it, as the biases alone are larger, or nothing comes in
     """
     linears: list[Linear] = []
 
@@ -197,7 +198,7 @@ def scaled_to_unit_variance(network: Network, mean_squares: Array, gain: float) 
         wanted, there = gain**2 - linear.bias_variance, linear.fan_in * float(h.mean())
         if wanted <= 0 or there == 0:
             why = "the biases alone are larger" if wanted <= 0 else f"what layer {len(linears) + 1} gets is zero"
-            raise NoPrediction(f"no prediction for init=lsuv: it cannot reach the variance {gain**2:g}, as {why}")
+            raise NoPredictionError(f"no prediction for init=lsuv: it cannot reach the variance {gain**2:g}, as {why}")
         linears.append(dataclasses.replace(linear, variance=wanted / there))
         return linears[-1]
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bpexp.data.pickles import Array, Refused, loads
+from bpexp.data.pickles import Array, RefusedPickleError, loads
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
@@ -116,7 +116,7 @@ def test_anything_else_is_refused_and_nothing_runs(name, protocol, tmp_path, mon
     if name == "dtype":
         assert type(loads(content)).__module__ == "bpexp.data.pickles", "the word for it, which no reader takes"
     else:
-        with pytest.raises(Refused):
+        with pytest.raises(RefusedPickleError):
             loads(content)
     assert not os.environ.get("BPEXP_PICKLE_RAN")
     assert list(tmp_path.iterdir()) == []
@@ -160,7 +160,7 @@ HAND_MADE = [
 @pytest.mark.parametrize(("content", "problem"), HAND_MADE, ids=[f"{n}-{row[1]}" for n, row in enumerate(HAND_MADE)])
 def test_hand_made_pickles_are_refused(content, problem, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(Refused, match=f"^{re.escape(problem)}"):
+    with pytest.raises(RefusedPickleError, match=f"^{re.escape(problem)}"):
         loads(content)
     assert list(tmp_path.iterdir()) == []
 
@@ -206,7 +206,7 @@ def test_no_size_is_believed(name):
     tracemalloc.start()
     try:
         loads(content)
-    except Refused:
+    except RefusedPickleError:
         pass
     else:
         assert name in ("memo far away", "frame without end", "deep lists"), "what is whole, though odd, is read"
@@ -226,12 +226,12 @@ def test_a_damaged_pickle_is_read_or_refused_in_one_line(data, which):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     try:
         loads(bytes(content[: data.draw(st.integers(0, len(content)))]))
-    except Refused as error:
+    except RefusedPickleError as error:
         said = str(error)
     assert said.isprintable()
     assert len(said) < 120
 
 
 def test_a_name_of_two_lines_is_shown_in_one():
-    with pytest.raises(Refused, match=r"^holds 'a\\nb.c'$"):
+    with pytest.raises(RefusedPickleError, match=r"^holds 'a\\nb.c'$"):
         loads(b"\x80\x04\x8c\x03a\nb\x8c\x01c\x93.")
