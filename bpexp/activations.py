@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from bpexp.rules import activations
-from bpexp.rules.table import Rule
+from bpexp.rules.networks import Part
+from bpexp.rules.table import RULES, Rule, names_of
 
 Function = Callable[[Tensor], Tensor]
 
@@ -39,14 +40,26 @@ def from_rule(name: str, rule: Rule, constants: tuple[float, ...]) -> Activation
     return Activation(name, lambda x: rule(x, *constants), slope_of(rule, constants))
 
 
+def part_of(name: str, networks: int) -> Part:
+    """Return an activation as `network_activation` takes it, of that many networks in a row."""
+    constants = CONSTANTS.get(name, ())
+    names = RULES[name].parameters[1:] if constants else ()
+    return name, tuple(zip(names, constants, strict=True)), networks
+
+
 def slope_of(rule: Rule, constants: tuple[float, ...]) -> Function:
-    """Return the slope of an elementwise rule: its own backward of a gradient of ones."""
-    gradient = rule.backward[0]
+    """Return the slope of an elementwise rule: its own formula of it, or its backward of a gradient of ones."""
+    formula, needs = rule.backward[0].formula, rule.backward[0].needs
+    if rule.slope is not None:
+        formula, needs = rule.slope, names_of(rule.slope)
 
     def slope(x: Tensor) -> Tensor:
         known = dict(zip(rule.parameters, (x, *constants), strict=True))
-        known |= {"grad": torch.ones_like(x), "y": rule.forward(x, *constants)}
-        result: Tensor = gradient.formula(*[known[need] for need in gradient.needs])
+        if "grad" in needs:
+            known["grad"] = torch.ones_like(x)
+        if "y" in needs:
+            known["y"] = rule.forward(x, *constants)
+        result: Tensor = formula(*[known[need] for need in needs])
         return result
 
     return slope

@@ -2,22 +2,20 @@
 
 import pytest
 import torch
+from conftest import configure
 
-from bpexp.plan import Plan, program
-from bpexp.plan import plan as plan_module
-from bpexp.plan.program import Buffers, compile_operator, hoist_constants, share_results, wrap_numbers
+from bpexp.ensemble import Ensemble
+from bpexp.plan import PASSES, Plan, calls, stack
+from bpexp.plan.buffers import Buffers
+from bpexp.plan.calls import compile_operator
+from bpexp.plan.passes import hoist_constants, share_results, wrap_numbers
+from bpexp.plan.program import Program, key_of
 from bpexp.plan.tape import Tape
 from bpexp.rules import RULES, Rule
 from bpexp.rules.activations import samples_at
 
 ACTIVATIONS = ["sigmoid", "tanh", "relu", "gelu", "gelu_tanh", "silu", "softsign"]
 DTYPES = [torch.float32, torch.float64]
-LEFT_OUT = {
-    "hoist_constants": lambda operators, made, fixed: list(operators),
-    "share_results": lambda operators, fixed: list(operators),
-    "fuse_casts": lambda operators: list(operators),
-    "wrap_numbers": lambda operators: list(operators),
-}
 
 
 def network(depth, width, dtype=torch.float64):
@@ -42,10 +40,10 @@ def classifier(parameters, activation):
     return model
 
 
-def replays(activation, dtype, *, keep=False):
+def replays(activation, dtype, *, keep=False, without="", width=19):
     """The losses and gradients of three steps of descent, and the number of calls of a step."""
-    parameters, inputs = network(3, 19, dtype)
-    plan = Plan(classifier(parameters, activation), inputs, parameters, keep=keep)
+    parameters, inputs = network(3, width, dtype)
+    plan = Plan(classifier(parameters, activation), inputs, parameters, keep=keep, passes=set(PASSES) - {without})
     found = []
     for _ in range(3):
         found += [plan.step().clone(), plan.flat_grad.clone()]
@@ -54,16 +52,13 @@ def replays(activation, dtype, *, keep=False):
     return found, len(plan.program)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("left_out", [*LEFT_OUT, "in_place_form"])
-def test_a_plan_without_a_rewrite_gives_the_same_bits(left_out, activation, dtype, monkeypatch):
-    found, _ = replays(activation, dtype)
+@pytest.mark.parametrize(("activation", "width"), [*((activation, 19) for activation in ACTIVATIONS), ("tanh", 16)])
+@pytest.mark.parametrize("left_out", [*PASSES, "in_place_form"])
+def test_a_plan_without_a_pass_gives_the_same_bits(left_out, activation, width, monkeypatch):
+    found, _ = replays(activation, torch.float32, width=width)
     if left_out == "in_place_form":
-        monkeypatch.setattr(program, left_out, lambda operator, args, output: None)
-    else:
-        monkeypatch.setattr(plan_module, left_out, LEFT_OUT[left_out])
-    without, _ = replays(activation, dtype)
+        monkeypatch.setattr(calls, left_out, lambda operator, args, output: None)
+    without, _ = replays(activation, torch.float32, width=width, without=left_out)
     assert all(torch.equal(a, b) for a, b in zip(found, without, strict=True))
 
 
@@ -75,26 +70,83 @@ def test_a_plan_that_keeps_its_values_gives_the_same_bits(activation, dtype):
 
 
 @pytest.mark.parametrize(
-    ("left_out", "activation", "calls"),
+    ("left_out", "activation", "saved"),
     [
+        ("place_gradients", "relu", 7),  # a copy for each parameter but one, which is not at a multiple of 64 bytes
         ("hoist_constants", "relu", 3),  # the loss's gradient of ones, that over the batch size, and its negative
         ("share_results", "relu", 1),  # the backward pass of cross entropy restates the forward pass
-        ("fuse_casts", "relu", 3),  # a slope a layer
+        ("fuse_casts", "relu", 4),  # a slope a layer; and booleans of odd sizes are in no stack
+        (
+            "stack",
+            "relu",
+            4,
+        ),  # of layers 2 and 3 the weight gradients, of 1 to 3 the bias gradients, of 1 and 2 the slopes
     ],
 )
-def test_a_rewrite_saves_calls(left_out, activation, calls, monkeypatch):
-    _, count = replays(activation, torch.float64)
-    monkeypatch.setattr(plan_module, left_out, LEFT_OUT[left_out])
-    _, without = replays(activation, torch.float64)
-    assert without - count == calls
+def test_a_pass_saves_calls(left_out, activation, saved):
+    _, count = replays(activation, torch.float64, width=16)
+    _, without = replays(activation, torch.float64, width=16, without=left_out)
+    assert without - count == saved
+
+
+@pytest.mark.parametrize(
+    ("largest", "width", "saved"),
+    [
+        (0, 16, 0),
+        (2 * 3 * 16 * 16 * 8, 16, 4),  # two gradients of weights: of layers 2 and 3
+        (2**18, 19, 0),  # no tensor of an odd size begins where another could
+    ],
+)
+def test_stacks_are_as_large_as_they_may_be(largest, width, saved, monkeypatch):
+    monkeypatch.setattr(stack, "LARGEST_STACK", largest)
+    calls = [replays("relu", torch.float64, width=width, without=without)[1] for without in ("", "stack")]
+    assert calls[1] - calls[0] == saved
+
+
+STRUCTURES = {
+    "plain": {"model.width": 32, "model.depth": 5},
+    "batch-norm": {"model.norm": "batch", "model.activation": "relu"},
+    "layer-norm": {"model.norm": "layer", "model.activation": "gelu", "model.residual": "scaled"},
+    "rezero": {"model.residual": "rezero", "model.activation": "relu", "init.gate": 0.5},
+    "dropout": {"model.dropout": 0.2, "model.input_dropout": 0.1, "model.activation": "relu"},
+    "prelu": {"model.activation": "prelu", "model.residual": "plain"},
+    "smoothing": {"label_smoothing": 0.1, "dtype": "float64"},
+    "regression": {"data.name": "regression", "loss": "mse", "optimizer.l2": 0.01},
+}
+
+
+@pytest.mark.parametrize("depths", [(3, 3, 3), (4, 3, 1)], ids=["equal", "ragged"])
+@pytest.mark.parametrize("structure", STRUCTURES.values(), ids=STRUCTURES)
+def test_networks_train_the_same_bit_for_bit_whichever_pass_is_left_out(structure, depths):
+    sizes = {"model.depth": 3, "model.width": 16, "train.batch_size": 8, "train.steps": 2} | structure
+    deeper = sizes["model.depth"] - 3
+    configs = [configure(sizes | {"seed": seed, "model.depth": depth + deeper}) for seed, depth in enumerate(depths)]
+
+    def trained(passes):
+        ensemble, found = Ensemble(configs, passes=passes), []
+        for _ in range(2):
+            found += [ensemble.compute().clone(), ensemble.grads.clone()]
+            ensemble.update()
+        return found
+
+    expected = trained(tuple(PASSES))
+    for left_out in PASSES:
+        found = trained(set(PASSES) - {left_out})
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True)), left_out
+
+
+def test_a_pass_that_there_is_not_is_refused():
+    parameters, inputs = network(1, 8)
+    with pytest.raises(ValueError, match="passes: unknown 'stak'; choose from place_gradients, hoist_constants"):
+        Plan(classifier(parameters, "relu"), inputs, parameters, passes=["stak"])
 
 
 def record(formula, *inputs):
-    """The operators under a formula, the storages that they made, and its result."""
+    """The program under a formula, and its result."""
     tape = Tape({id(tensor): tensor for tensor in inputs})
     with torch.no_grad(), tape, tape.formula():
         result = formula(*inputs)
-    return tape.operators, tape.made, result, tape
+    return Program(tape.operators, tape.made, {}, tape.alive), result
 
 
 def names(operators):
@@ -118,8 +170,9 @@ CONSTANT = {
 @pytest.mark.parametrize("case", CONSTANT)
 def test_constants_leave_the_program(case):
     formula, left = CONSTANT[case]
-    operators, made, _, _tape = record(formula, X.clone())
-    assert names(hoist_constants(operators, made, ())) == left
+    program, _ = record(formula, X.clone())
+    hoist_constants(program)
+    assert names(program.operators) == left
 
 
 def test_a_constant_gradient_is_made_on_every_step():
@@ -160,14 +213,17 @@ SHARED = {
 @pytest.mark.parametrize("case", SHARED)
 def test_what_is_restated_is_shared(case):
     formula, left = SHARED[case]
-    operators, *_, _tape = record(formula, X.clone())
-    assert names(share_results(operators, ())) == left
+    program, _ = record(formula, X.clone())
+    share_results(program)
+    assert names(program.operators) == left
 
 
 def test_a_result_with_a_place_of_its_own_is_not_shared():
-    operators, _, (first, second), _tape = record(lambda x: (torch.exp(x), torch.exp(x)), X.clone())
-    assert names(share_results(operators, {program.key_of(second)})) == ["exp", "exp"]
-    assert names(share_results(operators, {program.key_of(first)})) == ["exp"]
+    for place, left in ((0, ["exp"]), (1, ["exp", "exp"])):
+        program, results = record(lambda x: (torch.exp(x), torch.exp(x)), X.clone())
+        program.pinned[key_of(results[place])] = (results[place].untyped_storage(), 0)
+        share_results(program)
+        assert names(program.operators) == left
 
 
 NUMBERS = {
@@ -191,10 +247,11 @@ NUMBERS = {
 @pytest.mark.parametrize("case", NUMBERS)
 def test_a_wrapped_number_gives_the_same_bits(case, dtype):
     x = torch.tensor([-3.3, -0.0, 0.0, 0.1, torch.tensor(0.1).item(), 7.7, torch.nan, torch.inf], dtype=dtype)
-    operators, made, result, _tape = record(NUMBERS[case], x)
-    (operator,) = wrap_numbers(operators)
+    program, result = record(NUMBERS[case], x)
+    wrap_numbers(program)
+    (operator,) = program.operators
     assert all(isinstance(value, torch.Tensor) for value in operator.args)
-    output = Buffers({key: (torch.UntypedStorage(result.nbytes), 0) for key in made})
+    output = Buffers({key: (torch.UntypedStorage(result.nbytes), 0) for key in program.made})
     call = compile_operator(operator, output)
     call()
     torch.testing.assert_close(output.tensor(result), result, rtol=0, atol=0, equal_nan=True)
@@ -208,8 +265,10 @@ def test_numbers_are_left_where_a_tensor_would_mean_something_else():
         (X, lambda x: x**2),
         (X, lambda x: x.clamp(min=1)),
     ):
-        operators, *_, _tape = record(formula, x)
-        assert [operator.args for operator in wrap_numbers(operators)] == [operator.args for operator in operators]
+        program, _ = record(formula, x)
+        before = [operator.args for operator in program.operators]
+        wrap_numbers(program)
+        assert [operator.args for operator in program.operators] == before
 
 
 def test_no_call_of_an_activation_allocates():
@@ -222,8 +281,8 @@ def test_no_call_of_an_activation_allocates():
 
 
 def test_an_error_of_an_operator_is_its_own():
-    operators, made, result, _tape = record(lambda x, index: x.gather(0, index), X.clone(), torch.zeros(1, 1).long())
-    (operator,) = operators
+    program, result = record(lambda x, index: x.gather(0, index), X.clone(), torch.zeros(1, 1).long())
+    (operator,) = program.operators
     operator.args[2].fill_(9)
     with pytest.raises((RuntimeError, IndexError), match="out of bounds"):
-        compile_operator(operator, Buffers({key: (torch.UntypedStorage(result.nbytes), 0) for key in made}))
+        compile_operator(operator, Buffers({key: (torch.UntypedStorage(result.nbytes), 0) for key in program.made}))

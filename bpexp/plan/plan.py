@@ -1,23 +1,19 @@
 """The plan: the backward pass is recorded after the forward pass, and both become one program."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
 
-from bpexp.plan.program import (
-    Places,
-    assign,
-    compile_operator,
-    fuse_casts,
-    hoist_constants,
-    key_of,
-    share_results,
-    tensors_in,
-    wrap_numbers,
-)
+from bpexp.plan.buffers import assign, release
+from bpexp.plan.calls import compile_operator
+from bpexp.plan.passes import PASSES, chosen
+from bpexp.plan.products import silent
+from bpexp.plan.program import ALIGNED, Places, Program, key_of, tensors_in
 from bpexp.plan.tape import PlanError, Tape
 from bpexp.rules.table import RECORDERS, named
+
+Observe = Callable[[Callable[[Tensor], Tensor]], Sequence[Tensor]]
 
 
 class Plan:
@@ -27,7 +23,12 @@ class Plan:
              that and of tensors that `value` is to give after a step
     keep:    keeps every rule's output and gradient readable after a step (`value`, `gradient`); else buffers are reused
     flat:    where all gradients go, one vector; made where it is not given
+    observe: records what is to be seen of a step, as formulas of what the plan recorded: it is called once, with a
+             function that gives the gradient of a tensor of the model, and returns tensors; `step(observe=True)` makes
+             them, for `observed`, and a step without them computes the same numbers
+    passes:  those of `PASSES` that make the program faster; the numbers are the same, bit for bit, whichever they are
     Raises:  PlanError: a tensor was made or changed outside the rules, or nothing leads from a parameter to the loss
+             ValueError: no such pass
     """
 
     def __init__(
@@ -38,7 +39,10 @@ class Plan:
         *,
         keep: bool = False,
         flat: Tensor | None = None,
+        observe: Observe | None = None,
+        passes: Collection[str] = tuple(PASSES),
     ) -> None:
+        passes_ = chosen(passes)
         self.tape = tape = Tape({id(t): t for t in (*inputs, *parameters)})
         self.parameters = tuple(parameters)
         total = sum(p.numel() for p in parameters)
@@ -57,21 +61,31 @@ class Plan:
                     if not all(id(tensor) in tape.known for tensor in (self.loss, *shown)):
                         raise PlanError("the model's result was made outside the rules")
                     self.gradients = self.backward(tape, self.loss)
-                    pinned = self.place_gradients(tape)
+                    pinned = self.place_gradients(tape, in_place="place_gradients" in passes_)
+                    unobserved = set(tape.made)
+                    with tape.formula():
+                        observed = [] if observe is None else list(observe(lambda t: self.gradients[id(t)]))
             finally:
                 RECORDERS.pop()
-            kept = [self.loss, *shown, *((*tape.known.values(), *self.gradients.values()) if keep else ())]
-            operators = hoist_constants(tape.operators, tape.made, pinned)
+            kept = [self.loss, *shown, *observed, *((*tape.known.values(), *self.gradients.values()) if keep else ())]
             for tensor in kept:
                 if key_of(tensor) in tape.made:
                     pinned.setdefault(key_of(tensor), (tensor.untyped_storage(), 0))
-            operators = wrap_numbers(fuse_casts(share_results(operators, pinned)))
-            self.buffers = assign(operators, tape.made, pinned)
-            self.program = [compile_operator(operator, self.buffers) for operator in operators]
+            program = Program(tape.operators, tape.made, pinned, tape.made - unobserved, tape.alive)
+            recorded = set(tape.made)
+            for one in passes_.values():
+                if one.rewrite is not None:
+                    one.rewrite(program)
+            self.buffers = assign(program, reuse="reuse_buffers" in passes_, in_place="write_in_place" in passes_)
+            release(program, self.buffers, recorded)
+            self.observing = [compile_operator(operator, self.buffers) for operator in program.operators]
+            calls = zip(self.observing, program.operators, strict=True)
+            self.program = [call for call, operator in calls if not program.observes(operator)]
         for generator, before in tape.streams.values():
             generator.set_state(before)
         torch.set_rng_state(state)
         self.loss = self.buffers.tensor(self.loss)
+        self.observed = tuple(map(self.buffers.tensor, observed))
 
     def backward(self, tape: Tape, loss: Tensor) -> dict[int, Tensor]:
         """Record the backward pass: from the output to the input, gradients of several uses added up."""
@@ -99,7 +113,7 @@ class Plan:
                             grads[id(tensor)] = grads[id(tensor)] + grad if id(tensor) in grads else grad
         return grads
 
-    def place_gradients(self, tape: Tape) -> Places:
+    def place_gradients(self, tape: Tape, *, in_place: bool = True) -> Places:
         """Let every parameter's gradient be made in its share of the flat vector, or be copied there."""
         places: Places = {}
         for parameter, share in zip(self.parameters, self.grads, strict=True):
@@ -107,9 +121,10 @@ class Plan:
             if grad is None:
                 raise PlanError(f"nothing leads from a parameter of shape {tuple(parameter.shape)} to the loss")
             key, whole = key_of(grad), grad.numel() * grad.itemsize
-            aligned = (share.storage_offset() * share.itemsize) % 64 == 0
+            aligned = share.storage_offset() * share.itemsize % ALIGNED == 0
             if (
-                key in tape.made
+                in_place
+                and key in tape.made
                 and key not in places
                 and grad.is_contiguous()
                 and aligned
@@ -121,10 +136,10 @@ class Plan:
                     share.copy_(grad)
         return places
 
-    def step(self) -> Tensor:
+    def step(self, *, observe: bool = False) -> Tensor:
         """Replay forward and backward; the loss, () or (R,), and `grads` hold until the next step."""
-        with torch.inference_mode():  # a little faster than no_grad
-            for call in self.program:
+        with silent(), torch.inference_mode():  # a little faster than no_grad
+            for call in self.observing if observe else self.program:
                 call()
         return self.loss
 

@@ -66,6 +66,7 @@ class Rule:
     jvp:       tangent of y; picks `<argument>_tangent`, `y` and arguments by name as backward formulas do
     intermediates: their names, and the formula of arguments, picked by name, that returns them in a tuple
     autocast:  "lower" or "float32": the list of torch.autocast on which the reference stands; "... on cuda": there
+    slope:     of an elementwise rule the derivative of y itself, where it has a formula of its own
     widen:     compute gradients and tangents of float16 and bfloat16 in float32, as torch does, and round once
     """
 
@@ -79,6 +80,7 @@ class Rule:
     autocast: str | None = None
     widen: bool = False
     intermediates: tuple[tuple[str, ...], Formula] | None = None
+    slope: Formula | None = None
     parameters: tuple[str, ...] = field(init=False)
     backward: tuple[Gradient, ...] = field(init=False)
 
@@ -172,6 +174,7 @@ def elementwise(
         jvp=renamed(tangent, ("x_tangent", *picks)),
         autocast=autocast,
         widen=True,
+        slope=None if whole else slope,
     )
 
 
