@@ -1,25 +1,30 @@
 """Networks of one structure side by side: every parameter has a leading network axis.
 
-Letters: R networks, B samples, L hidden layers, F features, W units of a hidden layer, C outputs.
+Networks of different depth lie deepest first, so that those which have a layer l are the first R_l of them: what the
+layer is made of has R_l in place of R. The output layer comes last, and all networks have it.
+
+Letters: R networks, B samples, L hidden layers of the deepest, F features, W units of a hidden layer, C outputs.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from bpexp.activations import ACTIVATIONS, PRELU_START
+from bpexp.activations import ACTIVATIONS, PRELU_START, part_of
 from bpexp.dropout import Mask
 from bpexp.init import initialize
 from bpexp.rules import activations, losses
 from bpexp.rules.arithmetic import add, multiply
 from bpexp.rules.linear import linear
+from bpexp.rules.networks import network_activation, network_scale
 from bpexp.rules.normalization import network_batch_norm, network_batch_norm_eval, network_layer_norm
 from bpexp.rules.regularization import network_dropout
-from bpexp.rules.views import reshape
-from bpexp.spec import Config
+from bpexp.rules.views import cat, reshape, slice
+from bpexp.spec import UNMIXED, Config
 from bpexp.streams import generator
 
 NORM_EPS = 1e-5
@@ -46,9 +51,9 @@ class DeadNetworkError(ValueError):
 class Trace:
     """What the measures look at: the tensors of one forward pass, by layer.
 
-    z: the outputs of the linear maps, L + 1 of (R, B, units)
-    n: what the activations get, z or its normalized form, L of (R, B, W)
-    a: the outputs of the hidden layers, skip connection included, L of (R, B, W)
+    z: the outputs of the linear maps, L of (R_l, B, W) and the networks' outputs, (R, B, C)
+    n: what the activations get, z or its normalized form, L of (R_l, B, W)
+    a: the outputs of the hidden layers, skip connection included, L of (R_l, B, W)
     statistics: those of the batch, where it is normalized, L
     """
 
@@ -60,7 +65,7 @@ class Trace:
 
 @dataclass(frozen=True)
 class Slot:
-    """A parameter that every network has: what it is, of which layer, and its shape in one network."""
+    """A parameter of all networks that have the layer: what it is, and its shape in one network."""
 
     kind: str
     layer: int
@@ -71,9 +76,9 @@ class Slot:
 class Parameters:
     """The parameters of R networks by kind, each kind's in the order of its layers.
 
-    weights, biases: layers 1..L+1, (R, out, in) and (R, out), of biases the output layer's alone under batch norm;
-    norm_weights, norm_biases: layers 1..L, (R, W); gates: layers 2..L, (R,); slopes: those of prelu, layers 1..L,
-    (R,). What a model has not is empty.
+    weights, biases: layers 1..L+1, (R_l, out, in) and (R_l, out), of biases the output layer's alone under batch norm;
+    norm_weights, norm_biases: layers 1..L, (R_l, W); gates: layers 2..L, (R_l,); slopes: those of prelu, layers 1..L,
+    (R_l,). What a model has not is empty.
     """
 
     weights: Sequence[Tensor]
@@ -99,11 +104,14 @@ KINDS = {
 class MLP:
     """R dense networks. A hidden layer is h <- s h + c dropout(phi(norm(W h + b))).
 
-    residual: "none": s = 0, c = 1; else s = 1, with c = 1 ("plain"), 1 / sqrt(L) ("scaled") or a gate that is learned,
-              one number a layer ("rezero"). Layer 1 has no skip connection, for its input is of another size: there
-              s = 0 and c = 1.
+    residual: "none": s = 0, c = 1; else s = 1, with c = 1 ("plain"), 1 / sqrt(depth of the network) ("scaled") or a
+              gate that is learned, one number a layer ("rezero"). Layer 1 has no skip connection, for its input is of
+              another size: there s = 0 and c = 1.
     norm:     "batch": over the samples of the batch, or by given statistics, without the b that it would take away;
               "layer": over the units; both with a learned weight and bias a unit
+    depths, activations: those of each network, where they differ; `depth` is then the greatest, and `activation` the
+              first network's
+    Raises:   ValueError: depths that do not fall, or an activation beside others that has a parameter of its own
     Source:   residual: He et al. 2016, arXiv:1512.03385; rezero: Bachlechner et al. 2021, arXiv:2003.04887;
               batch norm: Ioffe and Szegedy 2015, arXiv:1502.03167; layer norm: Ba et al. 2016, arXiv:1607.06450
     """
@@ -115,6 +123,49 @@ class MLP:
     activation: str
     residual: str = "none"
     norm: str = "none"
+    depths: tuple[int, ...] = ()
+    activations: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.depths and (self.depths[0] != self.depth or list(self.depths) != sorted(self.depths, reverse=True)):
+            raise ValueError(f"networks of the depths {self.depths} do not lie deepest first")
+        if UNMIXED in self.activations:
+            raise ValueError(f"networks with {UNMIXED} train with others of their kind alone")
+
+    @classmethod
+    def of(cls, configs: Sequence[Config], features: int, outputs: int) -> "MLP":
+        """Return the networks of configurations that may differ in depth and in activation."""
+        model = configs[0].model
+        depths, activations = ([getattr(c.model, name) for c in configs] for name in ("depth", "activation"))
+        return cls(
+            features,
+            outputs,
+            model.depth,
+            model.width,
+            model.activation,
+            model.residual,
+            model.norm,
+            tuple(depths) if len(set(depths)) > 1 else (),
+            tuple(activations) if len(set(activations)) > 1 else (),
+        )
+
+    def alone(self, network: int) -> "MLP":
+        """Return one network of them by itself."""
+        depth = self.depths[network] if self.depths else self.depth
+        activation = self.activations[network] if self.activations else self.activation
+        return replace(self, depth=depth, activation=activation, depths=(), activations=())
+
+    def live(self, layer: int, networks: int) -> int:
+        """Return R_l: how many of the first networks have a layer; all have the output layer, L + 1."""
+        if not self.depths or layer > self.depth:
+            return networks
+        return sum(depth >= layer for depth in self.depths[:networks])
+
+    def parts(self, networks: int) -> list[tuple[str, int]]:
+        """Return the activations of the first networks: each name with how many in a row have it."""
+        if not self.activations:
+            return [(self.activation, networks)]
+        return [(name, len(list(row))) for name, row in itertools.groupby(self.activations[:networks])]
 
     def slots(self) -> list[Slot]:
         """Return every parameter, in the order in which they lie: by kind, then by layer."""
@@ -145,17 +196,21 @@ class MLP:
         batch:   gives a network's first batch, (B, F), for the initializations that look at data
         Raises:  DeadNetworkError: LSUV on a network of which a layer does not vary over the batch
         """
-        drawn = [self._draw(config, dtype) for config in configs]
+        drawn: dict[tuple[str, int], list[Tensor]] = {(slot.kind, slot.layer): [] for slot in self.slots()}
         for number, config in enumerate(configs):
+            model = self.alone(number)
+            parameters = model.draw(config, dtype)
             if config.init.name == "lsuv":
                 if batch is None:
                     raise ValueError("init: lsuv needs the first batch")
-                problem = self._scale_to_unit_variance(drawn[number], batch(number).unsqueeze(0), config.init.gain)
+                problem = model.scale_to_unit_variance(parameters, batch(number).unsqueeze(0), config.init.gain)
                 if problem is not None:
                     raise DeadNetworkError(number, f"init: lsuv: {problem}")
-        return [torch.cat(parameter) for parameter in zip(*drawn, strict=True)]
+            for slot, parameter in zip(model.slots(), parameters, strict=True):
+                drawn[slot.kind, slot.layer if slot.layer <= model.depth else self.depth + 1].append(parameter)
+        return [torch.cat(parameter) for parameter in drawn.values()]
 
-    def _draw(self, config: Config, dtype: torch.dtype) -> list[Tensor]:
+    def draw(self, config: Config, dtype: torch.dtype) -> list[Tensor]:
         """Draw one network's parameters, each with a network axis of 1."""
         stream, init = generator(config.seed, "init"), config.init
         linears = {
@@ -182,7 +237,7 @@ class MLP:
                 found.append(linears[slot.layer][slot.kind == "bias"].unsqueeze(0))
         return found
 
-    def _scale_to_unit_variance(self, parameters: Sequence[Tensor], x: Tensor, gain: float) -> str | None:
+    def scale_to_unit_variance(self, parameters: Sequence[Tensor], x: Tensor, gain: float) -> str | None:
         """Scale one network's weights, layer after layer, until the outputs of each have the variance gain^2 on x.
 
         Returns: what stands in the way of it, or None
@@ -221,11 +276,18 @@ class MLP:
         statistics: those that batch norm is to use, a pair a hidden layer; it takes the batch's where none are given
         """
         sorted_, trace = self.sort(parameters), trace or Trace()
+        ended: list[Tensor] = []  # the last hidden layers of networks that are less deep, the least deep first
         if input_mask is not None:
             x = network_dropout(x, *input_mask)
         for layer in range(1, self.depth + 1):
+            networks, live = len(x), self.live(layer, len(x))
+            if live < networks:
+                ended.append(slice(x, 0, live, networks))
+                x = slice(x, 0, 0, live)
             given = None if statistics is None else statistics[layer - 1]
             x = self._hidden(layer, x, sorted_, masks[layer - 1] if masks else None, given, trace)
+        if ended:
+            x = cat(0, x, *reversed(ended))
         trace.z.append(linear(x, sorted_.weights[-1], sorted_.biases[-1]))
         return trace.z[-1]
 
@@ -234,13 +296,13 @@ class MLP:
     ) -> Tensor:
         z = linear(x, p.weights[layer - 1], self._bias(layer, p))
         n = z if self.norm == "none" else self._normalize(layer, z, p, given, trace)
-        if mask is not None and self.activation in HOMOGENEOUS:
+        if mask is not None and not self.activations and self.activation in HOMOGENEOUS:
             branch = self._activate(layer, network_dropout(n, *mask), p)
         else:
             branch = self._activate(layer, n, p)
             branch = branch if mask is None else network_dropout(branch, *mask)
         if layer > 1 and self.residual == "scaled":
-            branch = multiply(branch, 1 / math.sqrt(self.depth))
+            branch = self._scale(branch)
         elif layer > 1 and self.residual == "rezero":
             branch = multiply(branch, reshape(p.gates[layer - 2], (-1, 1, 1)))
         h = branch if layer == 1 or self.residual == "none" else add(x, branch)
@@ -265,15 +327,25 @@ class MLP:
         return n
 
     def _activate(self, layer: int, n: Tensor, p: Parameters) -> Tensor:
+        if self.activations:
+            return network_activation(n, tuple(part_of(*part) for part in self.parts(len(n))))
         if self.activation == "prelu":
             return activations.prelu(n, p.slopes[layer - 1], 0)
         return ACTIVATIONS[self.activation].function(n)
 
+    def _scale(self, branch: Tensor) -> Tensor:
+        if not self.depths:
+            return multiply(branch, 1 / math.sqrt(self.depth))
+        return network_scale(branch, tuple(1 / math.sqrt(depth) for depth in self.depths[: len(branch)]))
+
     def slope(self, layer: int, n: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-        """Return the slope of a hidden layer's activation at n, (R, B, W)."""
+        """Return the slope of a hidden layer's activation at n, (R_l, B, W)."""
         if self.activation == "prelu":
-            return torch.where(n > 0, 1.0, self.sort(parameters).slopes[layer - 1][:, None, None])
-        return ACTIVATIONS[self.activation].slope(n)
+            return activations.prelu_slope(n, self.sort(parameters).slopes[layer - 1], 0)
+        if not self.activations:
+            return ACTIVATIONS[self.activation].slope(n)
+        names, counts = zip(*self.parts(len(n)), strict=True)
+        return torch.cat([ACTIVATIONS[name].slope(part) for name, part in zip(names, n.split(counts), strict=True)])
 
 
 def cross_entropy(outputs: Tensor, target: Tensor, label_smoothing: Tensor | None = None) -> Tensor:

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from bpexp.spec import UserError
 from bpexp.sweep.files import replacing
+from bpexp.sweep.results import RECORDS_FILE
 
 if TYPE_CHECKING:
     from bpexp.train import Divergence, Snapshot
 
-RECORDS_FILE, RESULTS_FILE = "records.parquet", "results.parquet"
+RESULTS_FILE = "results.parquet"
 
 SCHEMA = {
     "step": polars.Int64(),
@@ -34,20 +35,29 @@ def layer_name(layer: int, depth: int) -> str:
 
 
 class Recorder:
-    """Turns the snapshots of R networks into the records of each, up to the step at which it finished or diverged."""
+    """Turns the snapshots of R networks into the records of each, up to the step at which it finished or diverged.
 
-    def __init__(self, networks: int, depth: int) -> None:
-        self.depth = depth
+    A network that is less deep than others gets the records of the layers that it has, and its output layer the number
+    behind them.
+    """
+
+    def __init__(self, depths: Sequence[int]) -> None:
+        """Take the hidden layers of each network."""
+        networks = len(depths)
+        self.depths, self.depth = depths, max(depths)
         self.ended = np.zeros(networks, dtype=bool)
         self.last_step = np.zeros(networks, dtype=int)
         self.diverged: dict[int, Divergence] = {}
-        self.places: list[polars.DataFrame] = []  # all columns but the values, which alone differ between networks
+        # All columns but the values, which alone differ between networks.
+        self.steps: list[int] = []
+        self.layers: list[int | None] = []
+        self.measures: list[str] = []
         self.values: list[NDArray[np.float64]] = []  # (rows, R)
 
     def add(self, snapshot: Snapshot) -> None:
         """Take the next snapshot."""
         last, count = snapshot.step, len(snapshot.train_loss)
-        self.places.append(place(range(last + 1 - count, last + 1), [None] * count, ["train_loss"] * count, self.depth))
+        self._add_rows(range(last + 1 - count, last + 1), [None] * count, ["train_loss"] * count)
         self.values.append(snapshot.train_loss)
         layers: list[int | None] = [None] * len(snapshot.networks)
         measures, values = list(snapshot.networks), list(snapshot.networks.values())
@@ -55,7 +65,7 @@ class Recorder:
             layers += numbers
             measures += [name] * len(numbers)
             values += list(of_layers.T)
-        self.places.append(place([last] * len(layers), layers, measures, self.depth))
+        self._add_rows([last] * len(layers), layers, measures)
         self.values.append(np.stack(values))
         self.diverged |= snapshot.diverged
         self.last_step[~self.ended] = last
@@ -64,29 +74,41 @@ class Recorder:
         self.ended[[*snapshot.diverged]] = True
         self.ended |= snapshot.finished
 
+    def _add_rows(self, steps: Sequence[int], layers: Sequence[int | None], measures: Sequence[str]) -> None:
+        self.steps += steps
+        self.layers += layers
+        self.measures += measures
+
     def records(self) -> Iterator[polars.DataFrame]:
         """Yield the records of each network, by step, the whole network's first."""
-        places, values = polars.concat(self.places), np.concatenate(self.values)
+        names = {layer: layer and layer_name(layer, self.depth) for layer in set(self.layers)}
+        columns = {"step": self.steps, "layer": self.layers, "layer_name": [names[layer] for layer in self.layers]}
+        schema = {name: kind for name, kind in SCHEMA.items() if name != "value"}
+        places = polars.DataFrame(columns | {"measure": self.measures}, schema=schema)
+        values = np.concatenate(self.values)
         order = places.select(polars.arg_sort_by("step", polars.col("layer").fill_null(0), maintain_order=True))
         rows = order.to_series().to_numpy()
-        places, values = places[rows], values[rows]
-        for network, last in enumerate(self.last_step):
-            frame = places.with_columns(polars.Series("value", values[:, network]))
-            yield frame.filter(polars.col("step") <= last)
+        places, values = places[rows].rechunk(), np.ascontiguousarray(values.T[:, rows])
+        counts = np.searchsorted(places["step"].to_numpy(), self.last_step, side="right")
+        for network, count in enumerate(counts.tolist()):
+            frame = places.head(count).hstack([polars.Series("value", values[network, :count])])
+            yield self._own_layers(frame, self.depths[network])
 
-
-def place(steps: Sequence[int], layers: Sequence[int | None], measures: Sequence[str], depth: int) -> polars.DataFrame:
-    """Return rows without values."""
-    names = [None if layer is None else layer_name(layer, depth) for layer in layers]
-    columns = {"step": list(steps), "layer": layers, "layer_name": names, "measure": measures}
-    return polars.DataFrame(columns, schema={name: kind for name, kind in SCHEMA.items() if name != "value"})
+    def _own_layers(self, frame: polars.DataFrame, depth: int) -> polars.DataFrame:
+        """Leave the layers of a network of this depth, numbered as its own."""
+        if depth == self.depth:
+            return frame
+        layer, output = polars.col("layer"), self.depth + 1
+        own = frame.filter(layer.is_null() | (layer <= depth) | (layer == output))
+        return own.with_columns(polars.when(layer == output).then(depth + 1).otherwise(layer).alias("layer"))
 
 
 def write_records(folder: Path, records: polars.DataFrame) -> None:
     """Write a job's records, whole."""
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / RECORDS_FILE) as temporary:
-        records.write_parquet(temporary)
+        # Statistics serve to skip row groups, and there is one; lz4 takes half of the default's time.
+        records.write_parquet(temporary, compression="lz4", statistics=False)
 
 
 def read_records(folder: Path) -> polars.DataFrame:

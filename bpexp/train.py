@@ -5,8 +5,9 @@ Letters: R networks, S distinct seeds among them, B samples of a batch, L hidden
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bpexp.ensemble import Ensemble
-from bpexp.measures import MEASURES
 from bpexp.spec import Config
 from bpexp.validation import parse_criterion
 
@@ -38,7 +38,8 @@ class Snapshot:
     """What R networks show at one step, before its update; what a network shows after it ended is to be ignored.
 
     train_loss: of every step since the last snapshot, this one included, (steps, R)
-    layers:     by measure, the layers' numbers and the values, (R, layers)
+    layers:     by measure, the layers' numbers and the values, (R, layers), NaN where a network has no such layer; the
+                last is the output layer of all, whatever a network's depth
     networks:   by measure, (R,)
     finished:   the networks that met their criterion at this step, or at one before, (R,)
     diverged:   those that went non-finite since the last snapshot
@@ -71,58 +72,85 @@ class Loop:
         until = self.config.train.until
         self.criterion = None if until is None else parse_criterion(until)
         networks = len(ensemble.configs)
+        self.measuring = ensemble.measuring
         longest = min(self.config.train.measure_every, self.config.train.steps + 1)  # steps from snapshot to snapshot
         self.finished, self.diverged = np.zeros(networks, dtype=bool), np.zeros(networks, dtype=bool)
         self.losses = torch.empty(longest, networks, dtype=torch.float64, device=ensemble.device)
+        self.step, self.ended = 0, False
         self.since = 0  # the first step of which no snapshot has told
         self.before = ensemble.state()  # the state at that step
 
-    def run(self) -> Iterator[Snapshot]:
-        """Go through the steps."""
+    def run(self, between: Callable[[], None] = lambda: None) -> Iterator[Snapshot]:
+        """Go through the steps that are left.
+
+        between: called after every step, once its snapshot is taken; only then `state` says what the next ones need
+        """
         steps, every = self.config.train.steps, self.config.train.measure_every
-        for step in range(steps + 1):
-            measured = step % every == 0 or step == steps
-            self.losses[step - self.since].copy_(self.ensemble.compute(keep=measured))
+        while not self.ended:
+            measured = self.step % every == 0 or self.step == steps
+            self.losses[self.step - self.since].copy_(self.ensemble.compute(observe=measured))
             if measured:
-                yield self._measure(step)
-                if (self.finished | self.diverged).all():
-                    return
+                yield self._measure(self.step)
+                self.ended = self.step == steps or bool((self.finished | self.diverged).all())
             else:
                 self.ensemble.update()
+            self.step += 1
+            between()
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the steps which are left depend on: plain values and tensors."""
+        return {
+            "step": self.step,
+            "ended": self.ended,
+            "since": self.since,
+            "losses": self.losses[: self.step - self.since].clone(),
+            "finished": torch.from_numpy(self.finished.copy()),
+            "diverged": torch.from_numpy(self.diverged.copy()),
+            "ensemble": self.ensemble.state(),
+            "before": self.before,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go back, or on, to a state of networks of the same configurations: the rest is the same, bit for bit."""
+        self.step, self.ended, self.since = state["step"], state["ended"], state["since"]
+        self.losses[: self.step - self.since].copy_(state["losses"])
+        self.finished, self.diverged = state["finished"].numpy().copy(), state["diverged"].numpy().copy()
+        self.ensemble.restore(state["ensemble"])
+        self.before = state["before"]
 
     def _measure(self, step: int) -> Snapshot:
         """Measure at a step that is computed, and update; the update after the last step is measured and taken back."""
-        ensemble = self.ensemble
-        networks = self._networks()
-        values, grads = ensemble.values.clone(), ensemble.grads.clone()
-        ensemble.update()
-        view = ensemble.view(values, grads, ensemble.values - values)
-        numbers = {name: view.layers(measure.of) for name, measure in MEASURES.items()}
-        layers = {name: MEASURES[name].function(view) for name, of in numbers.items() if len(of) > 0}
+        ensemble, measuring = self.ensemble, self.measuring
+        others = {"train_loss": self.losses[: step - self.since + 1], **self._evaluate(step)}
+        measuring.update()
         if ensemble.clipper is not None:
-            networks["clip_fraction"] = ensemble.clipped.double() / (step + 1)
+            others["clip_fraction"] = ensemble.clipped.double() / (step + 1)
+        seen, layers = measuring.measure(ensemble.training)
+        networks, of_layers = to_host(others | seen, layers)
+        again = measuring.unsaid(networks, of_layers) & ~self.finished & ~self.diverged
+        if again.any() and not ensemble.training.wide:
+            for values, wide in zip((networks, of_layers), to_host(*measuring.measure_again()), strict=True):
+                for name, numbers in wide.items():
+                    values[name][again] = numbers[again]
         if step == self.config.train.steps:
-            ensemble.values.copy_(values)
-        seen = to_host({"train_loss": self.losses[: step - self.since + 1], **networks}, layers)
-        return self._snapshot(step, networks=seen[0], layers=seen[1], numbers=numbers)
+            measuring.take_back()
+        return self._snapshot(step, networks=networks, layers=of_layers)
 
-    def _networks(self) -> dict[str, Tensor]:
-        """Return the whole-network measures but for the loss on the batch, (R,) each."""
-        ensemble, found = self.ensemble, {}
-        outputs = ensemble.measuring.plan.value(ensemble.measuring.trace.z[-1])
-        found["train_accuracy"] = ensemble.accuracy(outputs, ensemble.batches.y)
-        for name, part in (("val", ensemble.val), ("test", ensemble.test)):
-            found[f"{name}_loss"], found[f"{name}_accuracy"] = ensemble.evaluate(part)
-        found["grad_norm"] = ensemble.layout.norms(ensemble.grads)
-        return {name: value for name, value in found.items() if value is not None}
+    def _evaluate(self, step: int) -> dict[str, Tensor]:
+        """Return the measures on the validation and the test part where the step is one at which they are taken."""
+        train, found = self.config.train, dict[str, Tensor]()
+        passed = step // train.evaluate_every > (step - train.measure_every) // train.evaluate_every
+        if passed or step == train.steps or train.until is not None:
+            for name in ("val", "test"):
+                loss, accuracy = self.ensemble.evaluation.evaluate(name)
+                found |= {f"{name}_loss": loss} | ({} if accuracy is None else {f"{name}_accuracy": accuracy})
+        return found
 
-    def _snapshot(
-        self, step: int, *, networks: dict[str, Array], layers: dict[str, Array], numbers: dict[str, range]
-    ) -> Snapshot:
-        losses = networks.pop("train_loss")
+    def _snapshot(self, step: int, *, networks: dict[str, Array], layers: dict[str, Array]) -> Snapshot:
+        losses, measuring = networks.pop("train_loss"), self.measuring
         finite = np.isfinite(losses).all(axis=0) & np.isfinite(networks["grad_norm"])
         for name in ("preactivation_rms", "activation_rms", "delta_rms"):
-            finite &= np.isfinite(layers[name]).all(axis=1)
+            finite &= (np.isfinite(layers[name]) | measuring.missing[:, measuring.numbers[name]]).all(axis=1)
         new = np.flatnonzero(~finite & ~self.diverged & ~self.finished)
         diverged = self._locate(new, step) if len(new) else {}
         self.diverged[new] = True
@@ -133,7 +161,7 @@ class Loop:
         return Snapshot(
             step=step,
             train_loss=losses,
-            layers={name: (numbers[name], values) for name, values in layers.items()},
+            layers={name: (measuring.numbers[name], values) for name, values in layers.items()},
             networks=networks,
             finished=self.finished.copy(),
             diverged=diverged,
@@ -153,7 +181,8 @@ class Loop:
             ensemble.update()
         ensemble.restore(after)
         # Where sums have no fixed order, as on CUDA, it may pass the second time; that the last step was bad is known.
-        return {int(network): Divergence(last, self.config.model.depth + 1) for network in networks} | found
+        outputs = {int(network): ensemble.configs[network].model.depth + 1 for network in networks}
+        return {network: Divergence(last, layer) for network, layer in outputs.items()} | found
 
 
 def to_host(*groups: dict[str, Tensor]) -> list[dict[str, Array]]:

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from bpexp.data import batches as module
 from bpexp.data import load
-from bpexp.data.batches import Batches, Parts
+from bpexp.data.batches import Batches, Bytes, Parts, make_parts
 from bpexp.streams import generator
 
 SIZES = [("digits", 100, 16), ("digits", 100, 100), ("digits", 37, 36), ("digits", 10, 1), ("regression", 50, 7)]
@@ -125,3 +126,43 @@ def test_samples_of_a_part_are_those_of_each_networks_seed():
             for network, place in enumerate(which):
                 assert torch.equal(x[network], getattr(splits[place], f"x_{part}")[some])
                 assert torch.equal(y[network], getattr(splits[place], f"y_{part}")[some])
+
+
+HELD = [([0, 1], torch.float32), ([1, 0, 1], torch.float32), ([1, 0, 1], torch.float64)]
+
+
+@pytest.mark.parametrize(("which", "dtype"), HELD, ids=["own-float32", "shared-float32", "shared-float64"])
+def test_samples_held_as_bytes_are_bit_for_bit_those_standardized_beforehand(monkeypatch, which, dtype):
+    seeds, found = (3, 8), []
+    splits = [load("mnist", seed, train_size=300, dtype=dtype) for seed in seeds]
+    for largest in (2**40, 0):
+        monkeypatch.setattr(module, "LARGEST_COPIES", largest)
+        parts = make_parts(splits, torch.tensor(which), lambda y: y)
+        assert [isinstance(part.x, Bytes) for part in parts] == [largest == 0] * 3
+        batches, numbers = Batches(parts[0], seeds, 140), []
+        for _ in range(3):
+            batches.fill()
+            numbers += [batches.x.clone(), batches.y.clone()]
+        found.append(numbers + [tensor for part in parts for tensor in part.some(slice(5, 200))])
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+    for network, place in enumerate(which):
+        assert torch.equal(found[1][-2][network], splits[place].x_test[5:200])
+        stream = generator(seeds[place], "order")
+        order = torch.cat([torch.randperm(300, generator=stream)[:280] for _ in range(2)])
+        for number, some in enumerate(order.split(140)[:3]):
+            assert torch.equal(found[1][2 * number][network], splits[place].x_train[some])
+            assert torch.equal(found[1][2 * number + 1][network], splits[place].y_train[some])
+
+
+def test_seeds_share_the_bytes_that_are_held(monkeypatch):
+    monkeypatch.setattr(module, "LARGEST_COPIES", 0)
+    splits = [load("mnist", seed, dtype=torch.float32) for seed in range(3)]
+    parts = make_parts(splits, torch.tensor([0, 1, 2]), lambda y: y)
+    assert {part.x.raw.data_ptr() for part in parts} == {splits[0].x.data_ptr()}
+
+
+def test_small_data_and_what_is_no_bytes_are_held_as_numbers(monkeypatch):
+    for largest, name in ((0, "digits"), (2**40, "mnist")):
+        monkeypatch.setattr(module, "LARGEST_COPIES", largest)
+        parts = make_parts([load(name, 0, dtype=torch.float32)], torch.tensor([0]), lambda y: y)
+        assert all(isinstance(part.x, torch.Tensor) for part in parts)

@@ -1,10 +1,12 @@
 """Data sets: what the table declares, how it is split and standardized, and what is refused."""
 
 import dataclasses
+import importlib.util
 import math
 import re
 import statistics
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +18,7 @@ from bpexp.data import (
     check_contents,
     check_sizes,
     describe,
+    digits,
     fingerprint,
     load,
 )
@@ -67,7 +70,8 @@ def test_row_declares_what_is_read(name: str) -> None:
     assert row.source
     assert row.read()[0] is x, "a group of networks reads once"
     assert x.shape == (row.samples, row.features)
-    assert x.dtype == (torch.uint8 if name == "mnist" else torch.float64)
+    assert x.dtype == (torch.uint8 if row.as_bytes else torch.float64)
+    assert row.as_bytes == (name == "mnist")
     assert row.shape is None or math.prod(row.shape) == row.features
     if row.task == "classification":
         assert y.dtype == torch.int64
@@ -268,6 +272,18 @@ def test_bad_train_size_is_refused(name: str, train_size: int, message: str) -> 
         loaded(name, train_size=train_size)
     with pytest.raises(ValueError, match=exactly(message)):
         check_sizes(name, train_size, 1)
+
+
+def test_digits_are_those_that_scikit_learn_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    for found in (lambda name: None, importlib.util.find_spec):  # by the package, and from its file
+        monkeypatch.setattr(importlib.util, "find_spec", found)
+        x, y = digits.read.__wrapped__()
+        np.testing.assert_array_equal(x.numpy(), images)
+        np.testing.assert_array_equal(y.numpy(), labels)
+        assert (x.dtype, y.dtype, x.is_contiguous()) == (torch.float64, torch.int64, True)
 
 
 @pytest.mark.parametrize(("name", "train_size"), [("digits", 10), ("digits", 1078), ("regression", 2)])

@@ -99,6 +99,28 @@ def test_alone_and_in_a_group_the_masks_are_the_same():
         group.fill()
 
 
+def test_alone_and_among_networks_of_other_depths_the_masks_are_the_same():
+    """Networks of one seed but of different depth draw different numbers."""
+    _, batch, width = SHAPE
+    seeds, which, depths, probabilities = (5, 9), [0, 0, 1, 0], [3, 2, 2, 1], [0.1, 0.5, 0.3, 0.8]
+    group = Masks(probabilities, seeds, torch.tensor(which), SHAPE, torch.float64, depths=depths)
+    assert [len(layer.noise) for layer in group.layers] == [4, 3, 1]
+    singles = [
+        Masks([p], (seeds[place],), torch.tensor([0]), (depth, batch, width), torch.float64)
+        for p, place, depth in zip(probabilities, which, depths, strict=True)
+    ]
+    for _ in range(3):
+        group.fill()
+        for network, (single, depth) in enumerate(zip(singles, depths, strict=True)):
+            single.fill()
+            for layer in range(depth):
+                alone, among = (
+                    network_dropout(torch.ones(r, batch, width), *masks.layers[layer])
+                    for masks, r in ((single, 1), (group, len(group.layers[layer].noise)))
+                )
+                assert torch.equal(alone[0], among[network])
+
+
 def test_restore_draws_the_same_again():
     made = masks([0.3, 0.6], (1, 4), [0, 1])
     state = made.state()

@@ -1,6 +1,8 @@
 """Every measure against its formula, with torch autograd for the gradients; extremes, and what counts as dead."""
 
+import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +12,11 @@ from scipy.optimize import minimize_scalar
 from torch import nn
 from torch_network import TorchNetwork
 
+from bpexp import measures
 from bpexp.activations import ACTIVATIONS
 from bpexp.data import load
 from bpexp.ensemble import Ensemble
-from bpexp.measures import MEASURES, SATURATED_BELOW, View, largest_slope
+from bpexp.measures import MEASURES, SATURATED_BELOW, Measure, View, largest_slope, runs
 from bpexp.train import train
 
 NETWORKS, DEPTH, BATCH = 3, 3, 24
@@ -172,17 +175,19 @@ def view(scale=1.0, activation="tanh", dtype=torch.float32, **replaced):
     fields |= {"weights": some(*weights), "grads": some(*weights), "updates": some(*weights)}
     fields |= replaced
     slope = ACTIVATIONS[activation].slope
-    return View(activation=activation, slope=lambda layer, n: slope(n), n=fields["z"][:-1], **fields)
+    activations = [(activation, 2)]
+    return View(activations, lambda layer, n: slope(n), batch=5, n=fields["z"][:-1], **fields)
 
 
+LISTS = ("z", "n", "a", "delta", "weights", "grads", "updates")
 EXTREMES = {"tiny": 1e-30, "denormal": 1e-40, "large": 1e30, "near-the-end": 1e37}
 
 
 @pytest.mark.parametrize("scale", EXTREMES.values(), ids=EXTREMES)
 def test_no_norm_of_float32_underflows_or_overflows(scale):
     narrow = view(scale)
-    tensors = {k: [t.double() for t in v] for k, v in vars(narrow).items() if k not in ("activation", "slope")}
-    wide = View(activation="tanh", slope=narrow.slope, **tensors)
+    tensors = {k: [t.double() for t in v] for k, v in vars(narrow).items() if k in LISTS}
+    wide = View(narrow.activations, narrow.slope, batch=5, **tensors)
     for name in ("activation_rms", "activation_mean", "preactivation_rms", "delta_rms", "grad_norm", "weight_norm"):
         found, expected = MEASURES[name].function(narrow), MEASURES[name].function(wide)
         assert found.dtype == torch.float64
@@ -192,7 +197,7 @@ def test_no_norm_of_float32_underflows_or_overflows(scale):
             "activation_rms": lambda: [(a[0].square().mean()).sqrt() for a in wide.a],
             "activation_mean": lambda: [a[0].mean() for a in wide.a],
             "preactivation_rms": lambda: [(z[0].square().mean()).sqrt() for z in wide.z],
-            "delta_rms": lambda: [(d[0].square().mean()).sqrt() for d in wide.delta],
+            "delta_rms": lambda: [5 * d[0].square().mean().sqrt() for d in wide.delta],
             "grad_norm": lambda: [g[0].square().sum().sqrt() for g in wide.grads],
             "weight_norm": lambda: [w[0].square().sum().sqrt() for w in wide.weights],
         }[name]()
@@ -205,6 +210,37 @@ def test_the_ratio_of_what_is_tiny_and_of_what_is_large():
     torch.testing.assert_close(ratio(tiny), ratio(large), rtol=1e-6, atol=0)
     ratios = ratio(view(1.0, updates=tiny.updates, weights=large.weights))
     assert ((ratios > 1e-62) & (ratios < 1e-58)).all()
+
+
+NORMS = ("preactivation_rms", "activation_rms", "delta_rms", "grad_norm", "weight_norm")
+
+
+def test_sums_in_float32_are_right_or_say_that_they_cannot_tell():
+    names = (*NORMS, "preactivation_mean", "activation_mean", "dead_fraction", "saturated_fraction")
+    for activation, name in itertools.product(("tanh", "relu", "gelu"), names):
+        wide = view(activation=activation)
+        narrow = replace(wide, wide=False, found={})
+        found, expected = MEASURES[name].function(narrow), MEASURES[name].function(wide)
+        assert found.dtype == torch.float64
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+    for scale, name in itertools.product((0.0, 1e-30, 1e30), NORMS):
+        assert MEASURES[name].function(replace(view(scale), wide=False, found={})).isnan().all()
+
+
+def test_long_rows_are_added_up_in_two_steps(monkeypatch):
+    narrow = replace(view(), wide=False, found={})
+    once = narrow.norms(narrow.z)
+    monkeypatch.setattr(measures, "LARGEST_ROW", 3)
+    torch.testing.assert_close(replace(narrow, found={}).norms(narrow.z), once, rtol=1e-6, atol=0)
+
+
+def test_layers_that_lie_one_behind_another_are_looked_at_together():
+    flat = torch.randn(2 * 3 * 4 + 2 * 6, generator=torch.Generator().manual_seed(0))
+    layers = [flat[:12].view(2, 3, 2), flat[12:24].view(2, 3, 2), flat[24:].view(2, 3, 2)]
+    alone = torch.stack([layer.flatten(1).norm(dim=1) for layer in layers], 1)
+    assert [len(run) for run in runs(layers)] == [3]
+    assert [len(run) for run in runs([layers[1], layers[0], flat[:6].view(1, 3, 2)])] == [1, 1, 1]
+    torch.testing.assert_close(view().norms(layers), alone.double(), rtol=1e-6, atol=0)
 
 
 def test_zero_is_zero_and_nothing_is_hidden():
@@ -223,7 +259,9 @@ def test_zero_is_zero_and_nothing_is_hidden():
 def with_z(activation, *hidden, dtype=torch.float64):
     """Networks of the given preactivations, (R, B, W) a layer, and an output layer that must not count."""
     z = [torch.tensor(values, dtype=dtype) for values in hidden]
-    return view(activation=activation, z=[*z, torch.full((len(z[0]), 2, 2), -100.0, dtype=dtype)])
+    counted = [(activation, len(z[0]))]
+    shown = view(activation=activation, z=[*z, torch.full((len(z[0]), 2, 2), -100.0, dtype=dtype)])
+    return replace(shown, activations=counted)
 
 
 def test_a_unit_is_dead_if_no_sample_has_a_slope():
@@ -268,3 +306,40 @@ def test_the_largest_slope(name):
         supremum = max(-found.fun, abs(float(slope(torch.tensor(best).double()))))
     assert largest_slope(name) == pytest.approx(supremum, rel=1e-6)
     assert largest_slope(name) <= supremum * (1 + 1e-12)
+
+
+NARROW = VALUES | {"dtype": "float32", "model.activation": "relu", "train.measure_every": 1}
+
+
+def test_what_float32_cannot_say_is_taken_again_for_that_network_alone():
+    """One network's deltas are 1e-21; its neighbours' records are those beside a tame one, and its own are right."""
+    configs = [configure(NARROW | {"seed": seed}) for seed in range(3)]
+    tame = [(s.layers, s.networks) for s in train(configs)]
+    configs[1].init.gain = 1e-8
+    seen = list(train(configs))
+    for step, (layers, networks) in zip(seen, tame, strict=True):
+        for name, (_, values) in step.layers.items():
+            np.testing.assert_array_equal(values[[0, 2]], layers[name][1][[0, 2]])
+        for name, values in step.networks.items():
+            np.testing.assert_array_equal(values[[0, 2]], networks[name][[0, 2]])
+    alone = Ensemble([configs[1]])
+    alone.compute(keep=True)
+    whole = alone.view(alone.values, alone.grads, alone.grads)
+    for name in ("delta_rms", "activation_rms", "grad_norm", "weight_norm"):
+        expected = MEASURES[name].function(whole)[0]
+        np.testing.assert_allclose(seen[0].layers[name][1][1], expected, rtol=1e-5, err_msg=name)
+    assert (seen[0].layers["delta_rms"][1][1] < 1e-20).any()
+
+
+def test_a_row_is_all_that_a_measure_takes(monkeypatch):
+    function = {
+        "pass": lambda view: view.rms(view.n),
+        "both": lambda view: view.norms(view.grads) * view.rms(view.z),
+    }
+    for reads, one in function.items():
+        monkeypatch.setitem(MEASURES, reads, Measure(reads, "1", "new", "all", one, None, reads))
+    monkeypatch.setitem(MEASURES, "pass", replace(MEASURES["pass"], of="hidden"))
+    layers = next(train(configs_of("clip"))).layers
+    np.testing.assert_allclose(layers["pass"][1], layers["preactivation_rms"][1][:, :-1], rtol=1e-12)
+    product = layers["grad_norm"][1] * layers["preactivation_rms"][1]
+    np.testing.assert_allclose(layers["both"][1], product, rtol=1e-12)

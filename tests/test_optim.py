@@ -420,3 +420,47 @@ def test_cuda_updates_as_the_cpu_does(columns):
             optimizer.step(grads)
         found.append(values.cpu())
     torch.testing.assert_close(*found, rtol=0, atol=1e-12)
+
+
+# As SHAPES, but only the first one or two of the networks have some of the parameters.
+LIVE = (3, 2, 2, 3, 1, 1, 2, 3, 1)
+
+
+def ragged(seed):
+    return [block[:live] for block, live in zip(blocks(seed), LIVE, strict=True)]
+
+
+RAGGED_RULES = {
+    "momentum-l2": RULES["momentum-l2"] | SCHEDULES["warm"] | {"clip.name": "value", "clip.threshold": (0.3, 5.0, 1.0)},
+    "nesterov-decay": RULES["nesterov-decay"] | {"optimizer.max_norm": (0.5, 1.5, 3.0)},
+    "adam": RULES["adam"] | {"clip.name": "norm", "clip.threshold": (0.5, 100.0, 2.0)},
+    "adamw": RULES["adamw"] | SCHEDULES["warm-cosine"] | {"clip.name": "adaptive", "clip.threshold": (0.3, 1e5, 1.0)},
+}
+
+
+@pytest.mark.parametrize("columns", RAGGED_RULES.values(), ids=RAGGED_RULES)
+def test_networks_with_fewer_parameters_are_updated_as_alone(columns):
+    configs = group(columns)
+    layout, values = flatten(ragged(0))
+    together, clipper = make_optimizer(configs, layout, values), make_clipper(configs, layout, values)
+    alone = []
+    for r, config in enumerate(configs):
+        own = flatten([block[r : r + 1] for block in ragged(0) if len(block) > r])
+        alone.append((*own, make_optimizer([config], *own), make_clipper([config], *own)))
+    for t in range(1, 6):
+        _, grads = flatten(ragged(t))
+        together.penalize(grads)
+        clipped = clipper(grads) if clipper else torch.zeros(NETWORKS, dtype=torch.bool)
+        for r, (own_layout, _, optimizer, own_clipper) in enumerate(alone):
+            _, own = flatten([block[r : r + 1] for block in ragged(t) if len(block) > r])
+            optimizer.penalize(own)
+            assert not own_clipper or own_clipper(own).tolist() == [clipped[r]]
+            of_network = torch.cat([view[r].reshape(-1) for view in layout.views(grads) if len(view) > r])
+            torch.testing.assert_close(own, of_network, rtol=1e-14, atol=1e-15)
+            torch.testing.assert_close(own_layout.norms(own)[0], layout.norms(grads)[r], rtol=1e-14, atol=0)
+            torch.testing.assert_close(own_layout.largest(own)[0], layout.largest(grads)[r], rtol=1e-14, atol=0)
+            optimizer.step(own)
+        together.step(grads)
+        for r, (_, own_values, *_) in enumerate(alone):
+            of_network = torch.cat([view[r].reshape(-1) for view in layout.views(values) if len(view) > r])
+            torch.testing.assert_close(own_values, of_network, rtol=1e-13, atol=1e-14)

@@ -49,7 +49,7 @@ def snapshot(step, since, finished=(), diverged=None):
 
 
 def recorded(*snapshots):
-    recorder = Recorder(NETWORKS, DEPTH)
+    recorder = Recorder([DEPTH] * NETWORKS)
     for one in snapshots:
         recorder.add(one)
     return list(recorder.records())
@@ -97,8 +97,21 @@ def test_a_network_that_diverged_at_the_first_step_has_its_rows():
     assert frames[0].equals(expected(0, range(3), {0, 2}))
 
 
+def test_a_network_that_is_less_deep_has_the_layers_that_are_its_own():
+    recorder = Recorder([2, 2, 1, 1])
+    recorder.add(snapshot(0, 0))
+    frames = list(recorder.records())
+    whole = expected(2, range(1), {0})
+    layer = polars.col("layer")
+    own = whole.filter(layer.is_null() | (layer != 2))
+    assert frames[0].equals(expected(0, range(1), {0}))
+    assert frames[2].drop("layer").equals(own.drop("layer"))
+    assert frames[2]["layer"].equals(own["layer"].replace({3: 2}))
+    assert dict(frames[2].schema) == SCHEMA
+
+
 def test_which_divergence_is_remembered():
-    recorder = Recorder(NETWORKS, DEPTH)
+    recorder = Recorder([DEPTH] * NETWORKS)
     recorder.add(snapshot(0, 0, diverged={1: Divergence(0, 2)}))
     recorder.add(snapshot(2, 1, diverged={3: Divergence(1, 3)}))
     assert recorder.diverged == {1: Divergence(0, 2), 3: Divergence(1, 3)}
@@ -125,7 +138,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     frame = recorded(snapshot(0, 0))[0]
     write_records(tmp_path, frame)
 
-    def half(self, path):
+    def half(self, path, **options):
         path.write_bytes(b"PAR1")
         raise OSError("no space left")
 

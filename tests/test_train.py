@@ -223,6 +223,38 @@ def test_snapshots_cover_every_step_once():
     assert [(s.step, len(s.train_loss)) for s in snapshots] == [(0, 1)]
 
 
+def evaluated(values):
+    _, snapshots = run(group({"train.steps": 23, "train.measure_every": 4} | values, 2))
+    found = [s.step for s in snapshots if "val_loss" in s.networks]
+    assert found == [s.step for s in snapshots if "test_accuracy" in s.networks]
+    return found
+
+
+def test_validation_and_test_are_evaluated_at_the_first_measured_step_from_each_multiple():
+    assert evaluated({"train.evaluate_every": 4}) == [0, 4, 8, 12, 16, 20, 23]
+    assert evaluated({"train.evaluate_every": 6}) == [0, 8, 12, 20, 23]
+    assert evaluated({"train.evaluate_every": 100}) == [0, 23]
+    assert evaluated({"train.evaluate_every": 100, "train.until": "train_loss<0"}) == [0, 4, 8, 12, 16, 20, 23]
+
+
+@pytest.mark.parametrize("values", [{}, BATCH, MSE, {"seed": 1}], ids=["plain", "batch", "mse", "one-seed"])
+def test_an_evaluation_in_pieces_is_that_of_the_whole_part(values, monkeypatch):
+    monkeypatch.setattr("bpexp.evaluation.PIECE", 3 * 64 * 50)
+    configs = [configure(SMALL | values | {"seed": values.get("seed", n), "init.gain": 1 + n / 10}) for n in range(3)]
+    ensemble = Ensemble(configs)
+    ensemble.compute()
+    for _ in range(2):
+        ensemble.update()
+        for name, part in (("val", ensemble.val), ("test", ensemble.test)):
+            x, y = part.some(slice(0, part.samples))
+            with torch.no_grad():
+                outputs = ensemble.model(x, ensemble.parameters, statistics=ensemble.statistics.pairs() or None)
+            loss, accuracy = ensemble.evaluation.evaluate(name)
+            close(loss, LOSSES[ensemble.config.loss](outputs, y))
+            if accuracy is not None:
+                close(accuracy, (outputs.argmax(2) == y).double().mean(1))
+
+
 def test_the_update_after_the_last_step_is_measured_and_taken_back():
     loop, snapshots = run(group({"train.steps": 0}, 2))
     assert torch.equal(loop.ensemble.values, Ensemble(group({"train.steps": 0}, 2)).values)
@@ -360,7 +392,7 @@ def test_networks_of_different_structure_are_refused():
     with pytest.raises(ValueError, match="different structure"):
         Ensemble([configure(SMALL), configure(SMALL | {"model.width": 13})])
     with pytest.raises(ValueError, match="different structure"):
-        next(train([configure(SMALL), configure(SMALL | {"model.depth": 2})]))
+        next(train([configure(SMALL), configure(SMALL | {"model.residual": "plain"})]))
 
 
 ASKED = {
@@ -388,7 +420,7 @@ def test_a_step_asks_nothing_of_the_host(values, monkeypatch):
 
 def test_a_training_plan_takes_fewer_buffers():
     ensemble = Ensemble(group({"model.depth": 12}, 2))
-    steps = [step.plan for step in (ensemble.training, ensemble.measuring)]
+    steps = [step.plan for step in (ensemble.training, ensemble.keeping)]
     sizes = [sum(s.nbytes() for s, _ in set(plan_places(p))) for p in steps]
     assert sizes[0] < sizes[1]
 

@@ -5,27 +5,127 @@ Letters: R networks, S distinct seeds among them, N training samples, B samples 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from bpexp.data.splits import Splits, standardize
 from bpexp.streams import generator
 
 if TYPE_CHECKING:
     import torch
 
+LARGEST_COPIES = 2**27
+"""Bytes up to which the samples of all seeds are standardized once and held as numbers, which are faster to draw from.
+
+What is larger, and is bytes where it comes from, is held as these bytes, once for all seeds.
+"""
+
+
+class Bytes:
+    """Samples of S seeds, held once as the bytes of their data set, and standardized when they are looked at.
+
+    The numbers are bit for bit those of samples that are standardized beforehand.
+
+    Shapes: raw: (M, F) uint8; rows: (S, N) places in it; mean, std: (S, F) float64
+    """
+
+    def __init__(
+        self, raw: torch.Tensor, rows: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, dtype: torch.dtype
+    ) -> None:
+        self.raw, self.rows, self.mean, self.std, self.dtype = raw, rows, mean, std, dtype
+        self.shape = (*rows.shape, raw.shape[1])
+
+    def some(self, which: slice) -> torch.Tensor:
+        """Return samples of each seed, in their order, (S, n, F)."""
+        rows = self.rows[:, which]
+        found = self.mean.new_empty((*rows.shape, self.shape[2]), dtype=self.dtype)
+        standardize(self.raw, rows, self.mean, self.std, found)
+        return found
+
+    def take(self, places: torch.Tensor, out: torch.Tensor) -> None:
+        """Put samples of each seed into `out`, (S, n, F), by their places among the S * N of all, (S, n)."""
+        standardize(self.raw, self.rows.flatten()[places], self.mean, self.std, out)
+
 
 class Parts:
     """The same part of the data sets of S seeds, and which of them each of R networks has.
 
-    Shapes: x: (S, N, F), y: (S, N, ...); which: (R,) places in S
+    Shapes: x: (S, N, F), y: (S, N, ...); which: (R,) places in S, of which each occurs; first: (S,) where it first does
     """
 
-    def __init__(self, x: torch.Tensor, y: torch.Tensor, which: torch.Tensor) -> None:
-        self.x, self.y, self.which = x, y, which
+    def __init__(self, x: torch.Tensor | Bytes, y: torch.Tensor, which: torch.Tensor) -> None:
+        import torch
+
+        self.x, self.y = x, y
+        self.seeds, self.samples, self.features = x.shape[0], x.shape[1], x.shape[2]
+        places = which.tolist()
+        # With a seed of its own for every network nothing has to be copied.
+        self.which = None if places == list(range(self.seeds)) else which
+        self.networks = len(places)
+        self.first = torch.tensor([places.index(seed) for seed in range(self.seeds)]).to(which.device)
 
     def some(self, which: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return samples of each network, in their order: x (R, N, F), y (R, N, ...)."""
-        return self.x[:, which][self.which], self.y[:, which][self.which]
+        """Return samples of each network, in their order: x (R, N, F), y (R, N, ...); both may be views."""
+        x = self.x.some(which) if isinstance(self.x, Bytes) else self.x[:, which]
+        y = self.y[:, which]
+        return (x, y) if self.which is None else (x[self.which], y[self.which])
+
+    def take(self, places: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> None:
+        """Put samples of each network into x (R, B, F) and y (R, B, ...), by their places among S * N, (R * B,)."""
+        import torch
+
+        torch.index_select(self.y.flatten(0, 1), 0, places, out=y.flatten(0, 1))
+        if not isinstance(self.x, Bytes):
+            torch.index_select(self.x.flatten(0, 1), 0, places, out=x.flatten(0, 1))
+            return
+        of_networks = places.view(self.networks, -1)
+        if self.which is None:
+            self.x.take(of_networks, x)
+        else:
+            of_seeds = x.new_empty((self.seeds, *x.shape[1:]))
+            self.x.take(of_networks[self.first], of_seeds)
+            torch.index_select(of_seeds, 0, self.which, out=x)
+
+
+def make_parts(
+    splits: Sequence[Splits], which: torch.Tensor, targets: Callable[[torch.Tensor], torch.Tensor]
+) -> tuple[Parts, Parts, Parts]:
+    """Return the training, validation and test part of S seeds' data on the device of `which`.
+
+    which:   (R,) places in S
+    targets: makes of the (S, N, ...) that the splits have those to learn
+    """
+    import torch
+
+    device, one = which.device, splits[0]
+    mean, std = (torch.stack([getattr(split, name) for split in splits]) for name in ("mean", "std"))
+    samples = len(splits) * sum(map(len, one.rows.values()))
+    raw = one.x  # all seeds split one data set, read once
+    held = is_held(raw.dtype == torch.uint8, samples, one.features, one.dtype.itemsize)
+    if held:
+        raw, mean, std = raw.to(device), mean.to(device), std.to(device)
+
+    def inputs(part: str) -> torch.Tensor | Bytes:
+        rows = torch.stack([split.rows[part] for split in splits])
+        if held:
+            return Bytes(raw, rows.to(device), mean, std, one.dtype)
+        x = torch.empty(*rows.shape, one.features, dtype=one.dtype)
+        standardize(raw, rows, mean, std, x)
+        return x.to(device)
+
+    def part(name: str) -> Parts:
+        y = torch.stack([getattr(split, f"y_{name}") for split in splits])
+        return Parts(inputs(name), targets(y).to(device), which)
+
+    return part("train"), part("val"), part("test")
+
+
+def is_held(as_bytes: bool, samples: int, features: int, itemsize: int) -> bool:
+    """Whether samples stay bytes: such as are, and would be many bytes more as numbers.
+
+    samples: of all seeds together
+    """
+    return as_bytes and samples * features * itemsize > LARGEST_COPIES
 
 
 class Batches:
@@ -37,25 +137,27 @@ class Batches:
 
     def __init__(self, part: Parts, seeds: Sequence[int], batch_size: int) -> None:
         """Take the S distinct seeds in the order of `part`."""
-        self.part, self.batch_size = part, batch_size
-        self.samples = part.x.shape[1]
-        self.batches = self.samples // batch_size
+        import torch
+
+        self.batch_size = batch_size
+        self.renew(part, seeds)
+        dtype, y = part.x.dtype, part.y
+        self.x = torch.empty(part.networks, batch_size, part.features, dtype=dtype, device=y.device)
+        self.y = y.new_empty((part.networks, batch_size, *y.shape[2:]))
+
+    def renew(self, part: Parts, seeds: Sequence[int]) -> None:
+        """Start with another part, of the same sizes; `x` and `y` stay where they are."""
+        self.part, self.samples = part, part.samples
+        self.batches = self.samples // self.batch_size
         self.streams = [generator(seed, "order") for seed in seeds]
-        networks = len(part.which)
-        self.x = part.x.new_empty((networks, batch_size, *part.x.shape[2:]))
-        self.y = part.y.new_empty((networks, batch_size, *part.y.shape[2:]))
         self.order: torch.Tensor | None = None
         self.next = self.batches  # the first batch draws the first epoch
 
     def fill(self) -> None:
         """Go on to the next batch."""
-        import torch
-
         if self.order is None or self.next == self.batches:
             self.order, self.next = self._draw(), 0
-        index = self.order[self.next]
-        for part, batch in ((self.part.x, self.x), (self.part.y, self.y)):
-            torch.index_select(part.flatten(0, 1), 0, index, out=batch.flatten(0, 1))
+        self.part.take(self.order[self.next], self.x, self.y)
         self.next += 1
 
     def _draw(self) -> torch.Tensor:
@@ -65,7 +167,8 @@ class Batches:
         used = self.batches * self.batch_size
         drawn = [torch.randperm(self.samples, generator=stream)[:used] for stream in self.streams]
         places = torch.stack([order + number * self.samples for number, order in enumerate(drawn)])
-        places = places.to(self.part.x.device, non_blocking=True)[self.part.which]
+        places = places.to(self.y.device, non_blocking=True)
+        places = places if self.part.which is None else places[self.part.which]
         return places.view(len(places), self.batches, -1).transpose(0, 1).flatten(1)
 
     def state(self) -> dict[str, Any]:
@@ -77,4 +180,5 @@ class Batches:
         """Go back to a state."""
         for stream, before in zip(self.streams, state["streams"], strict=True):
             stream.set_state(before)
-        self.order, self.next = state["order"], state["next"]
+        order = state["order"]
+        self.order, self.next = None if order is None else order.to(self.y.device), state["next"]

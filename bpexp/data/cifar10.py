@@ -59,6 +59,7 @@ def describe(files: Files) -> DataSet:
         read=functools.partial(read, files, samples),
         shape=(3, 32, 32),
         test_samples=len(test),
+        as_bytes=True,
     )
 
 

@@ -105,6 +105,7 @@ def describe(files: Files) -> DataSet:
         read=functools.partial(read, files),
         shape=(1, size[0], size[1]) if len(size) == 2 else None,
         test_samples=test,
+        as_bytes=True,
     )
 
 

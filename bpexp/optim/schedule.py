@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bpexp.optim.layout import Layout, Spread, Where, anywhere
+from bpexp.optim.layout import Layout, Spread, Where, anywhere, first
 
 
 def factors(schedule: str, warmups: Sequence[int], steps: int) -> Tensor | None:
@@ -57,6 +57,6 @@ class Rate:
         row = self.table[min(step, len(self.table) - 1)]
         if isinstance(row, Tensor):
             for run in self.runs:
-                run.copy_(row)
+                run.copy_(first(row, run))
             return self.spread
         return row

@@ -10,7 +10,7 @@ from typing import Any, NotRequired, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from bpexp.optim.layout import Layout, Spread, add_scaled, is_weight, shrink_units
+from bpexp.optim.layout import Layout, Spread, add_scaled, first, is_weight, shrink_units
 from bpexp.optim.schedule import Rate
 
 
@@ -68,7 +68,7 @@ class Optimizer(ABC):
         self._descend(grads, self.lr.at(self.steps))
         if self.max_norm is not None:
             for units in self.units:
-                shrink_units(units, self.max_norm)
+                shrink_units(units, first(self.max_norm, units))
         self.steps += 1
 
     @abstractmethod
@@ -185,7 +185,7 @@ class Adam(Optimizer):
         self.square.mul_(self.keep2).addcmul_(direction, grads)
         torch.sqrt(self.square, out=direction)
         for run in self.runs:
-            run.div_(bias2.sqrt().to(dtype)[:, None])
+            run.div_(first(bias2, run).sqrt().to(dtype)[:, None])
         torch.div(self.mean, direction.add_(self.eps), out=direction)
         for run in self.runs:
-            run.div_(bias1.to(dtype)[:, None])
+            run.div_(first(bias1, run).to(dtype)[:, None])

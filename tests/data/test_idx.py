@@ -69,6 +69,7 @@ def test_description_needs_the_headers_alone(tmp_path, test):
         (1, 4, 3),
     )
     assert row.parts == ((45, 15, 20) if test else (36, 12, 12))
+    assert row.as_bytes
 
 
 @pytest.mark.parametrize("size", [(7,), (2, 3), (5, 1), (2, 3, 4)])
