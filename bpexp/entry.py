@@ -61,8 +61,8 @@ def main(
             print(describe(experiment, doc))
         else:
             call(experiment, arguments, program=program, check=check, finish=finish)
-    except KeyboardInterrupt:
-        return _stop("interrupted; finished jobs are kept, and the same command goes on", 130)
+    except KeyboardInterrupt as interrupt:
+        return _stop(str(interrupt) or "interrupted; finished jobs are kept, and the same command goes on", 130)
     except FailedJobsError as error:
         return _stop(str(error), 1)
     except (UserError, HydraException, OmegaConfBaseException) as error:

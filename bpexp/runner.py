@@ -10,27 +10,36 @@ import time
 import traceback
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars
 import torch
 
-from bpexp.dashboard import write_run
+from bpexp.checkpoint import Checkpoint
+from bpexp.dashboard import remove_run, write_run
 from bpexp.data import DATA
-from bpexp.ensemble import DTYPES, resolve_device
+from bpexp.ensemble import DTYPES, Ensemble, resolve_device
 from bpexp.models import DeadNetworkError
 from bpexp.records import Recorder, write_records
-from bpexp.spec import Config
-from bpexp.sweep.files import write_json
+from bpexp.spec import RECORD_VERSION, Config
+from bpexp.sweep.checkpoints import checkpoint_folder, remove_checkpoint
+from bpexp.sweep.files import clear_unfinished, write_json
 from bpexp.sweep.job import Job
-from bpexp.sweep.results import MEASURE_COLUMNS, RUN_FILE, current_commit
-from bpexp.train import Divergence, train
+from bpexp.sweep.results import MEASURE_COLUMNS, RECORDS_FILE, RUN_FILE, current_commit
+from bpexp.threads import one_thread
+from bpexp.train import Divergence, Loop
 from bpexp.verdict import judge
 
 PACKAGES = ("torch", "numpy", "polars", "hydra-core", "tensorboard", "scikit-learn")
 
 TRAINED_ACCURACY, TRAINED_LOSS = 0.8, 0.5
 """The line: training accuracy on classes; on a regression the loss, in variances of the targets."""
+
+
+_LAST: list[Ensemble] = []
+"""The ensemble of the last group of this process, if that trained to its end: the next may be of the same structure."""
 
 
 @dataclass(frozen=True)
@@ -42,49 +51,96 @@ class Outcome:
     error: str | None
 
 
-def run_group(jobs: Sequence[Job], *, report: Callable[[str], None], kept: Collection[str] = ()) -> list[Outcome]:
+def run_group(jobs: Sequence[Job], *, report: Callable[[int], None], kept: Collection[str] = ()) -> list[Outcome]:
     """Train the networks of jobs of one structure side by side, and write what they showed.
 
     A job's run.json is written last: it says that the job is finished. On the CPU one thread works: sums are then in
     the same order whatever the machine, and a core that others use as well does not stop the rest.
 
-    A network that cannot be initialized as asked fails; the others train without it.
+    A network that cannot be initialized as asked fails; the others train without it. A group that was killed goes on
+    from its checkpoint, bit for bit; the checkpoint is there until every job has its result.
 
+    report:  called with the step at which the group starts, if it goes on, and with that of each snapshot
     kept:    identities of finished jobs, which train along only so that the group is the same; they stay as they are
     Raises:  ValueError: jobs of different structure
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    folder = checkpoint_folder(jobs)
     jobs, failed = list(jobs), list[Outcome]()
-    try:
-        while jobs:
+    for job in jobs:
+        if job.identity not in kept:
+            clear_unfinished(job.folder)
+    with one_thread():
+        while any(job.identity not in kept for job in jobs):
             try:
-                return failed + _run_group(jobs, report, kept)
+                return failed + _run_group(jobs, folder, report, kept)
             except DeadNetworkError as error:
                 job = jobs.pop(error.network)
                 failed += [Outcome(job, "failed", str(error))] if job.identity not in kept else []
-        return failed
-    finally:
-        torch.set_num_threads(threads)
+    remove_checkpoint(folder)
+    return failed
 
 
-def _run_group(jobs: Sequence[Job], report: Callable[[str], None], kept: Collection[str]) -> list[Outcome]:
+def _run_group(
+    jobs: Sequence[Job], folder: Path, report: Callable[[int], None], kept: Collection[str]
+) -> list[Outcome]:
     configs = [job.config for job in jobs]
     device = resolve_device(configs[0].device)
     started = time.monotonic()
-    recorder = Recorder(len(jobs), configs[0].model.depth)
-    model, steps = configs[0].model, configs[0].train.steps
-    for snapshot in train(configs, device):
+    ensemble = _take_ensemble(configs, device)
+    loop = Loop(ensemble)
+    recorder = Recorder([config.model.depth for config in configs])
+    checkpoint = Checkpoint(folder, _describe(jobs, ensemble), configs[0].sweep.checkpoint_every)
+    found = checkpoint.load()
+    if found is not None:
+        loop.restore(found.loop)
+        started -= found.seconds
+        for snapshot in found.snapshots:
+            recorder.add(snapshot)
+        report(loop.step)
+
+    def save() -> None:
+        checkpoint.save(loop.state(), time.monotonic() - started)
+
+    for snapshot in loop.run(between=lambda: save() if checkpoint.due else None):
         recorder.add(snapshot)
-        networks = "network" if len(jobs) == 1 else "networks"
-        speed = snapshot.step * len(jobs) / (time.monotonic() - started)
-        rate = f", {speed:,.0f} network-steps/s" if snapshot.step else ""
-        report(f"depth {model.depth}, {model.activation}: {len(jobs)} {networks}, step {snapshot.step}/{steps}{rate}")
+        checkpoint.add(snapshot)
+        report(snapshot.step)
+    if checkpoint.exists:
+        save()
+    _LAST.append(ensemble)
     # A network's share of the group's time; what is one number for each is written for each.
     seconds = (time.monotonic() - started) / len(jobs)
     divergences = [recorder.diverged.get(network) for network in range(len(jobs))]
     left = zip(jobs, recorder.records(), divergences, strict=True)
-    return [_try_to_leave(job, *rest, device, seconds) for job, *rest in left if job.identity not in kept]
+    outcomes = [_try_to_leave(job, *rest, device, seconds) for job, *rest in left if job.identity not in kept]
+    if all(outcome.status != "failed" for outcome in outcomes):
+        checkpoint.remove()
+    return outcomes
+
+
+def _take_ensemble(configs: Sequence[Config], device: torch.device) -> Ensemble:
+    """Return an ensemble of these networks: the last group's, renewed, where it fits."""
+    last = _LAST.pop() if _LAST else None
+    if last is not None and last.fits(configs, device):
+        last.renew(configs)
+        return last
+    del last  # before another takes as much memory
+    return Ensemble(configs, device)
+
+
+def forget_ensemble() -> None:
+    """Free the memory of the last group's ensemble; whoever trains groups calls it when there are no more."""
+    _LAST.clear()
+
+
+def _describe(jobs: Sequence[Job], ensemble: Ensemble) -> dict[str, Any]:
+    """Return what a checkpoint must have in common with a group to be its own."""
+    return {
+        "record format": RECORD_VERSION,
+        "group": [job.identity for job in jobs],
+        "device": ensemble.device.type,
+        "structure": [list(shape) for shape in ensemble.layout.shapes],
+    }
 
 
 def _try_to_leave(job: Job, *left: Any) -> Outcome:
@@ -104,7 +160,10 @@ def _leave(
     status = "ok" if divergence is None else "diverged"
     row = summary(records, job.config, divergence)
     write_records(job.folder, records)
-    write_run(job.folder, records, job.config, {"status": status, **row})
+    if job.shown:
+        write_run(job.folder, records, job.config, {"status": status, **row})
+    else:
+        remove_run(job.folder)
     run = {
         "identity": job.identity,
         "group": job.group,
@@ -115,6 +174,7 @@ def _leave(
         "seed": job.config.seed,
         "status": status,
         "error": None,
+        "records": (job.folder / RECORDS_FILE).stat().st_size,
         "wall_time": seconds + time.monotonic() - started,
         "row": row,
     }
@@ -133,16 +193,19 @@ def summary(records: polars.DataFrame, config: Config, divergence: Divergence | 
 
     What a network showed before it diverged is not its final state, so then there are none.
     """
-    layer = polars.col("layer")
-    first = records.filter((polars.col("step") == 0) & (polars.col("measure") == "delta_rms"))
+    # Arrays and lists: a query costs more than what it finds here.
+    start = records.head(int(np.searchsorted(records["step"].to_numpy(), 0, side="right")))
+    first = list(zip(*(start[name].to_list() for name in ("measure", "layer", "value")), strict=True))
     # What passes a closed gate is zero whatever the gradient: such a branch has no say in the verdict.
-    gates = records.filter((polars.col("step") == 0) & (polars.col("measure") == "gate"))
-    first = first.filter(~layer.is_in(gates.filter(gates["value"] == 0)["layer"].implode()))
+    closed = {layer for measure, layer, value in first if measure == "gate" and value == 0}
+    hidden = set(range(1, config.model.depth + 1)) - closed
+    deltas = [value for measure, layer, value in first if measure == "delta_rms" and layer in hidden]
     # A delta is B times a gradient, whose digits are lost below the smallest normal number.
     smallest = config.train.batch_size * torch.finfo(DTYPES[config.dtype]).tiny
-    verdict = judge(first.filter(layer <= config.model.depth)["value"], smallest)
-    last = records.filter(layer.is_null()).group_by("measure").last()
-    final = {name: value for name, value in last.select("measure", "value").rows() if name in MEASURE_COLUMNS}
+    verdict = judge(deltas, smallest)
+    whole = polars.Series(np.isnan(records["layer"].cast(polars.Float64).to_numpy()))
+    last = dict(zip(*(records[name].filter(whole).to_list() for name in ("measure", "value")), strict=True))
+    final = {name: last[name] for name in MEASURE_COLUMNS if name in last}
     trained = divergence is None and passed(final, DATA[config.data.name].task)
     return {
         "verdict": verdict.word,

@@ -6,13 +6,13 @@ Nothing here needs torch, so that a mistake is answered at once.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
+import operator
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,10 @@ ACTIVATIONS = (
     "tanh",
 )
 
+
+EXECUTORS = ("inline", "processes", "submitit")
+UNMIXED = "prelu"
+"""The activation that has a parameter: networks with it do not train with networks of other activations."""
 
 NORMS = ("none", "batch", "layer")
 RESIDUALS = ("none", "plain", "scaled", "rezero")
@@ -154,6 +158,11 @@ class Train:
     steps: int = key(200, "updates; 0 measures the initial state alone", range=AT_LEAST_0)
     batch_size: int = key(128, "samples of a batch", range=AT_LEAST_1)
     measure_every: int = key(20, "steps between measures", range=AT_LEAST_1)
+    evaluate_every: int = key(
+        100,
+        "steps between measures of validation and test parts, at measured steps; with train.until at all of them",
+        range=AT_LEAST_1,
+    )
     until: str | None = key(None, "criterion that ends training early, such as 'train_loss<0.01'")
 
 
@@ -161,9 +170,30 @@ class Train:
 class Sweep:
     """How a sweep runs; never what it finds."""
 
-    executor: str = key("inline", "where groups of networks train", choices=("inline",))
+    executor: str = key(
+        "processes",
+        "where groups of networks train: in this process, in one a core, or on a cluster",
+        choices=EXECUTORS,
+    )
+    workers: int | None = key(
+        None, "most groups that train at once; null is one a core, and on Slurm as many as it runs", range=AT_LEAST_1
+    )
+    cluster: str | None = key(
+        None,
+        "where submitit trains; null is Slurm where there is one, else local processes",
+        choices=("slurm", "local"),
+    )
+    partition: str | None = key(None, "Slurm's partition; null is its default")
+    minutes: int | None = key(None, "Slurm's time limit of a group; null is an hour", range=AT_LEAST_1)
+    memory: float | None = key(None, "gigabytes that a group gets on Slurm; null is its default", range=POSITIVE)
+    checkpoint_every: float = key(
+        30.0, "seconds between the checkpoints from which a group of networks goes on if it is killed", range=POSITIVE
+    )
+    max_runs: int = key(64, "most networks of a sweep that TensorBoard shows; 0 is none", range=AT_LEAST_0)
     fresh: bool = key(False, "run finished jobs again")
-    keep_going: bool = key(True, "go on after a job failed")
+    keep_going: bool | None = key(
+        None, "true runs a sweep in spite of wrong jobs, false stops it at the first job that fails"
+    )
 
 
 @dataclass
@@ -265,6 +295,7 @@ def _read_keys(schema: type) -> dict[str, Key]:
 
 
 _KEYS: dict[type, Mapping[str, Key]] = {schema: _read_keys(schema) for schema in SCHEMAS.values()}
+_VALUES = {schema: operator.attrgetter(*found) for schema, found in _KEYS.items()}
 
 
 def keys(schema: type = Config) -> Mapping[str, Key]:
@@ -278,7 +309,8 @@ GROUPS = tuple(name.removesuffix(".name") for name in keys() if name.endswith(".
 
 def flatten(config: Any) -> dict[str, Any]:
     """Return the values of a configuration by their Hydra names."""
-    return {name: functools.reduce(getattr, name.split("."), config) for name in keys(type(config))}
+    schema = type(config)
+    return dict(zip(_KEYS[schema], _VALUES[schema](config), strict=True))
 
 
 NOT_IDENTITY = ("device", "debug", "sweep.")
@@ -320,9 +352,6 @@ _PER_NETWORK = (
     "optimizer.max_norm",
     "optimizer.warmup",
     "clip.threshold",
-    "sweep.executor",
-    "sweep.fresh",
-    "sweep.keep_going",
     "debug",
 )
 
@@ -330,8 +359,21 @@ _ALL_OR_NONE = ("label_smoothing", "model.dropout", "model.input_dropout", "opti
 """Numbers that cost a network something unless they are zero or null: networks with and without are not mixed."""
 
 
-def group_key(config: Config) -> tuple[object, ...]:
-    """Return what networks must have in common to train together; all else differs from network to network."""
+MIXED = ("model.depth", "model.activation")
+"""Keys in which networks that train together may differ, at a cost: each layer has fewer, or several activations."""
+
+
+def group_key(config: Config, but_for: Collection[str] = ()) -> tuple[object, ...]:
+    """Return what networks must have in common to train together; all else differs from network to network.
+
+    but_for: those of the MIXED keys in which they may differ; without any, the structure is one
+    """
     values = flatten(config)
-    shared = [value for name, value in values.items() if name not in _PER_NETWORK]
-    return *shared, *(bool(values[name]) for name in _ALL_OR_NONE)
+    own = {*_PER_NETWORK, *but_for}
+    shared = [value for name, value in values.items() if name not in own and not name.startswith("sweep.")]
+    return *shared, *(bool(values[name]) for name in _ALL_OR_NONE), config.model.activation == UNMIXED
+
+
+def order(config: Config) -> tuple[int, int]:
+    """Return the place of a network among those that it trains with: the deepest come first, then by activation."""
+    return -config.model.depth, ACTIVATIONS.index(config.model.activation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 import re
@@ -143,10 +144,31 @@ def _check_together(config: Config) -> None:
     _check_init(config)
     if config.train.until is not None:
         _check_until(config.train.until, config)
+    _check_sweep(config)
     try:
         check_sizes(config.data.name, config.data.train_size, config.train.batch_size, root=config.data.root)
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def _check_sweep(config: Config) -> None:
+    sweep = config.sweep
+    if sweep.workers is not None and sweep.executor == "inline":
+        raise UserError(
+            f"sweep.workers: {sweep.workers} would be ignored by sweep.executor=inline; choose processes or submitit"
+        )
+    if sweep.cluster is not None and sweep.executor != "submitit":
+        raise UserError(
+            f"sweep.cluster: {sweep.cluster} would be ignored by sweep.executor={sweep.executor}; choose submitit"
+        )
+    slurm = {"partition": sweep.partition, "minutes": sweep.minutes, "memory": sweep.memory}
+    for name, value in slurm.items():
+        if value is not None and sweep.executor != "submitit":
+            raise UserError(
+                f"sweep.{name}: {value} would be ignored by sweep.executor={sweep.executor}; choose submitit"
+            )
+        if value is not None and sweep.cluster == "local":
+            raise UserError(f"sweep.{name}: {value} would be ignored by sweep.cluster=local; choose slurm")
 
 
 def _check_applies(config: Config, name: str, users: tuple[str, ...]) -> None:
@@ -223,21 +245,21 @@ def _check_init(config: Config) -> None:
             "choose model.norm=none, which fixup is made for"
         )
     if init.name in ("critical", "fixup"):  # they depend on the activation, and to ask them takes torch
-        _try_init(config)
+        _try_init(init.name, init.bias_std, model.activation)
 
 
-def _try_init(config: Config) -> None:
+@functools.cache
+def _try_init(name: str, bias_std: float | None, activation: str) -> None:
     import torch
 
-    init = config.init
     try:
         initialize(
-            init.name,
+            name,
             (1, 1),
-            bias_std=init.bias_std,
+            bias_std=bias_std,
             generator=torch.Generator(),
             dtype=torch.float64,
-            activation=config.model.activation,
+            activation=activation,
             layer=2,
             depth=2,
         )

@@ -34,7 +34,7 @@ class FakeRunner:
 
     def run_group(self, jobs, *, report, kept=()):
         self.groups.append([job.identity for job in jobs])
-        report(f"training {len(jobs)} networks")
+        report(0)
         for job in jobs:
             if job.config.seed in self.raises:
                 raise self.raises[job.config.seed]
@@ -67,5 +67,7 @@ def runner(monkeypatch):
     fake = FakeRunner()
     module = types.ModuleType("bpexp.runner")
     module.run_group = fake.run_group
+    module.forget_ensemble = lambda: None
     monkeypatch.setitem(sys.modules, "bpexp.runner", module)
+    monkeypatch.setattr("bpexp.sweep.executors.count_cores", lambda: 1)
     return fake

@@ -30,7 +30,8 @@ MISTAKES = [
     ("model.name=mlp", "model.name: set by the option; write model=OPTION"),
     (
         "train=3",
-        "train: a group of keys; set one of train.steps, train.batch_size, train.measure_every, train.until",
+        "train: a group of keys; set one of train.steps, train.batch_size, train.measure_every, train.evaluate_every, "
+        "train.until",
     ),
     ("init=hee", f"init: unknown 'hee'; did you mean 'he'? choose from {INIT_NAMES}"),
     ("init=null", f"init: unknown 'None'; choose from {INIT_NAMES}"),
@@ -48,6 +49,20 @@ MISTAKES = [
     ("model.dropout=1e-6", "model.dropout: 1e-06 is out of range; masks tell probabilities 1.5e-05 apart"),
     ("clip.threshold=1", "clip.threshold: 1.0 would be ignored by clip=none; choose clip=norm or clip=value"),
     ("seed=0,1", "seed: '0,1' is more than one value; add -m to sweep over it"),
+    ("sweep.workers=2", "sweep.workers: '2' would be ignored without -m"),
+    ("sweep.executor=processes", "sweep.executor: 'processes' would be ignored without -m"),
+    ("-m sweep.workers=1,2", "sweep.workers: '1,2' is more than one value; a sweep takes one"),
+    (
+        "-m sweep.workers=2 hydra/launcher=basic",
+        "sweep.workers: '2' would be ignored by Hydra's own launcher; choose hydra/launcher=ensemble",
+    ),
+    ("-m sweep.workers=2 sweep.executor=inline", "sweep.workers: 2 would be ignored by sweep.executor=inline; choose "),
+    ("-m sweep.cluster=local", "sweep.cluster: local would be ignored by sweep.executor=processes; choose submitit"),
+    ("-m sweep.minutes=9", "sweep.minutes: 9 would be ignored by sweep.executor=processes; choose submitit"),
+    (
+        "-m sweep.executor=submitit sweep.cluster=local sweep.memory=2",
+        "sweep.memory: 2.0 would be ignored by sweep.cluster=local; choose slurm",
+    ),
     ("seed=range(5)", "seed: 'range(5)' is more than one value; add -m to sweep over it"),
     ("-m seed=0,-1 init=he", "seed: -1 is out of range; must be at least 0 (job model.depth=4 "),
     ("-m init=he,hee", "init: unknown 'hee'; did you mean 'he'?"),
@@ -126,7 +141,9 @@ def test_exit_codes(runner, capsys):
     assert capsys.readouterr().err.endswith(": it broke\n")
     runner.raises[3] = KeyboardInterrupt()
     assert run("seed=3") == 130
-    assert capsys.readouterr().err.endswith("interrupted; finished jobs are kept, and the same command goes on\n")
+    assert capsys.readouterr().err.endswith(
+        "interrupted: 0 of 1 jobs are finished and kept; the same command goes on\n"
+    )
     runner.raises[4] = UserError("data: a mistake that only the data shows")
     assert run("seed=4") == 2
 

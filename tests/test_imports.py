@@ -9,15 +9,16 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     # What needs neither torch nor data at import: the answers to mistakes come from here.
-    {"streams", "init", "data", "spec", "validation", "sweep", "entry"},
+    {"streams", "init", "data", "spec", "chunks", "memory", "threads", "validation", "sweep", "entry"},
     {"rules"},
     {"functional", "activations", "plan", "oracles"},
     {"nn", "check", "optim", "theory", "dropout"},
     {"models"},
     {"measures"},
+    {"evaluation", "measuring"},
     {"ensemble"},
     {"train"},
-    {"statistics", "records"},
+    {"statistics", "records", "checkpoint"},
     {"verdict", "summary"},
     {"figures", "dashboard"},
     {"runner"},
@@ -29,7 +30,7 @@ ONLY_IMPORTERS = {
     "tensorboard": {"bpexp.dashboard"},
 }
 
-HEAVY = ("experiments.cost_torch",)
+HEAVY = ("experiments.cost_torch", "experiments.cost_plain")
 """Modules of experiments that answer nothing themselves: the others import them late."""
 
 LATE = (

@@ -19,6 +19,7 @@ TINY = ["model.depth=3", "model.width=6", "train.steps=4", "train.measure_every=
 AXES = ["model.activation=tanh", "init=he", "seed=0"]
 STOCK = ["hydra/launcher=basic", "hydra/sweeper=basic"]
 WHOLE = {"train_loss", "train_accuracy", "val_loss", "val_accuracy", "test_loss", "test_accuracy", "grad_norm"}
+EVALUATED = {"val_loss", "val_accuracy", "test_loss", "test_accuracy"}
 ACCURACIES = {"train_accuracy", "val_accuracy", "test_accuracy"}
 
 
@@ -96,7 +97,8 @@ def test_one_network(arguments, request):
     of_network = records.filter(polars.col("layer").is_null())
     assert of_network.filter(polars.col("measure") == "train_loss")["step"].to_list() == list(range(steps + 1))
     for step in measured:
-        assert set(of_network.filter(polars.col("step") == step)["measure"]) == whole
+        expected = whole if step in (0, steps) else whole - EVALUATED
+        assert set(of_network.filter(polars.col("step") == step)["measure"]) == expected
     every = range(1, depth + 2)
     places = {
         (step, layer, name)
@@ -147,6 +149,21 @@ def hydra_files():
     return {f".hydra/{name}.yaml" for name in ("config", "hydra", "overrides")}
 
 
+def test_only_some_networks_of_a_large_sweep_have_events():
+    def shown(folder):
+        return {name.split("/")[0] for name in files(folder) if "tfevents" in name}
+
+    folder, results = sweep("seed=0,1", "model.depth=2,3", "train.steps=0", "sweep.max_runs=2")
+    first = results.filter(polars.col("seed") == 0)["job"]
+    assert shown(folder) == {*first, "summary"}
+    for job in results["job"]:
+        assert not read_records(folder / job).is_empty()
+    sweep("seed=0,1", "model.depth=2,3", "train.steps=0", "sweep.max_runs=0")
+    assert shown(folder) == {*first}  # finished jobs stay as they are
+    sweep("seed=0,1", "model.depth=2,3", "train.steps=0", "sweep.max_runs=0", "sweep.fresh=true")
+    assert shown(folder) == set()  # but no old curves beside new records
+
+
 def test_a_sweep_leaves_a_folder_for_each_job_and_a_table():
     folder, results = sweep("seed=0,1", "model.depth=2,3", "clip=none,norm")
     assert len(results) == 8
@@ -158,6 +175,7 @@ def test_a_sweep_leaves_a_folder_for_each_job_and_a_table():
         "results.parquet",
         "groups.json",
         "multirun.yaml",
+        "summary",
     }
     keys = [name.removesuffix(".name") for name in spec.keys(spec.Config)]
     assert results.columns == ["job", *keys, "status", "error", *VERDICT_COLUMNS, *MEASURE_COLUMNS, *STEP_COLUMNS]
@@ -275,7 +293,8 @@ def test_a_second_command_runs_nothing_again_and_fresh_runs_all(capfd):
     folder, first = sweep(*arguments)
 
     def times():
-        return {path: path.stat().st_mtime_ns for path in folder.glob("*/*") if path.name != ".hydra"}
+        files = [path for path in folder.glob("*=*/*") if path.name != ".hydra" and path.parent.parent == folder]
+        return {path: path.stat().st_mtime_ns for path in files}
 
     before = times()
     assert len(before) == 6
@@ -327,7 +346,7 @@ def test_what_fails_for_one_job_does_not_lose_the_networks_beside_it(monkeypatch
 def test_lines_say_how_far_a_group_is(capfd):
     sweep("seed=0,1,2")
     err = capfd.readouterr().err
-    assert "0/3 depth 3, tanh: 3 networks, step 0/4" in err
+    assert "groups 0/1, jobs 0/3" in err
 
 
 def test_an_interval_longer_than_the_training():

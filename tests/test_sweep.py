@@ -9,13 +9,12 @@ from omegaconf import OmegaConf
 from bpexp import spec
 from bpexp.entry import FailedJobsError, call
 from bpexp.spec import UserError
-from bpexp.sweep import launch
 from bpexp.sweep.compose import parse
 from bpexp.sweep.files import read_json, replacing, write_text
 from bpexp.sweep.grid import expand
+from bpexp.sweep.groups import alone, together
 from bpexp.sweep.job import LONGEST_NAME, Job, job_name
-from bpexp.sweep.launch import Networks, alone, together
-from bpexp.sweep.progress import Progress
+from bpexp.sweep.launch import Networks
 
 SMALL = ["-m", "model.depth=2,3", "model.activation=tanh", "init=glorot,pytorch", "seed=0,1", "train.steps=3"]
 TINY = ["-m", "model.depth=2", "model.activation=tanh", "init=he", "seed=0,1"]
@@ -224,7 +223,7 @@ def test_keep_going_false_stops(runner):
         sweep(*SMALL, "sweep.keep_going=false")
     assert len(runner.groups) == 1
     frame = polars.read_parquet("outputs/gradient_flow/results.parquet")
-    assert frame["error"].to_list() == [None, "it broke"] * 2 + ["did not run"] * 4
+    assert frame["error"].to_list() == ["did not run"] * 4 + [None, "it broke"] * 2
 
 
 def test_diverged_is_a_result(runner):
@@ -275,7 +274,7 @@ def test_hydras_own_word_for_a_sweep(runner):
 
 
 def test_large_groups_are_split_and_a_resume_continues_them(runner, monkeypatch):
-    monkeypatch.setattr(launch, "LARGEST_GROUP", 3)
+    monkeypatch.setattr("bpexp.sweep.groups.LARGEST_GROUP", 3)
     arguments = ("-m", "model.depth=2", "init=he", "model.activation=tanh", "seed=range(8)")
     runner.raises[7] = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
@@ -334,16 +333,6 @@ def test_a_sweep_inside_a_program(runner):
 
     folder = call("report", ["scale=smoke"], program=program)
     assert len(polars.read_parquet(folder / "inner/results.parquet")) == 8
-
-
-def test_progress_in_plain_lines(capsys, monkeypatch):
-    with Progress(2) as progress:
-        progress.report("first")
-        progress.report("too soon")
-        progress.advance(1)
-        monkeypatch.setattr("bpexp.sweep.progress.SECONDS_BETWEEN_LINES", -1.0)
-        progress.report("second")
-    assert capsys.readouterr().err == "0/2 first\n1/2 second\n"
 
 
 def test_files_are_whole_or_not_there(tmp_path):

@@ -48,6 +48,12 @@ OUT_OF_RANGE = [
     ("train.steps", -1, "must be at least 0"),
     ("train.batch_size", 0, "must be at least 1"),
     ("train.measure_every", 0, "must be at least 1"),
+    ("train.evaluate_every", 0, "must be at least 1"),
+    ("sweep.checkpoint_every", 0.0, "must be greater than 0"),
+    ("sweep.memory", 0.0, "must be greater than 0"),
+    ("sweep.minutes", 0, "must be at least 1"),
+    ("sweep.workers", 0, "must be at least 1"),
+    ("sweep.max_runs", -1, "must be at least 0"),
 ]
 
 

@@ -80,7 +80,7 @@ def draw(title: str, grid: NDArray[np.float64], steps: Sequence[int]) -> bytes:
     image = Image.fromarray(canvas)
     image.putpalette(palette().tobytes())
     file = io.BytesIO()
-    image.save(file, "PNG", compress_level=3)
+    image.save(file, "PNG", compress_level=1)
     return file.getvalue()
 
 

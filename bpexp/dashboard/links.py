@@ -12,9 +12,14 @@ from typing import Any
 from urllib.parse import quote
 
 from bpexp.dashboard import event_file, tags
+from bpexp.records import RESULTS_FILE, read_results
 
 EXPERIMENT_ID = "defaultExperimentId"
 """What TensorBoard calls the experiment of a log directory in its addresses."""
+
+
+COLOURS = 7
+"""How many TensorBoard has before it takes them again."""
 
 
 def swept_values(job: str) -> dict[str, str]:
@@ -27,23 +32,32 @@ def link(logdir: Path, folder: Path, port: int = 6006) -> str:
     """Return the address at which a TensorBoard on `logdir` shows the runs of `folder`: what matters, unsmoothed.
 
     The profiles and the loss are pinned for all runs, coloured by what was swept; for a single run its heatmaps and
-    the gradients of its first, middle and last layer as well.
+    the gradients of its first, middle and last layer as well. Of a sweep that has them, the runs are the cells'.
     """
     runs = _runs(logdir, folder)
-    pins: list[dict[str, Any]] = [{"plugin": "scalars", "tag": tag} for tag in tags.PINS]
-    if len(runs) == 1:
+    cells = [run for run in runs if _is_cell(run)]
+    runs = cells or runs
+    pins: list[dict[str, Any]] = [
+        {"plugin": "scalars", "tag": tag} for tag in (tags.PINS_OF_CELLS if cells else tags.PINS)
+    ]
+    if len(runs) == 1 and not cells:
         pins += [{"plugin": "scalars", "tag": tag} for tag in tags.PINS_OF_ONE_RUN]
         run = f"{EXPERIMENT_ID}/{runs[0]}"
         pins += [{"plugin": "images", "tag": f"heatmap/{name}", "runId": run, "sample": 0} for name in tags.HEATMAPS]
     query = {"pinnedCards": json.dumps(pins, separators=(",", ":")), "smoothing": "0"}
     if colours := _colours([run.rpartition("/")[2] for run in runs]):
         query["runColorGroup"] = f"regex:{colours}"
-    if len(runs) == 1:
+    if len(runs) == 1 and not cells:
         query["runFilter"] = f"{re.escape(runs[0].rpartition('-')[2])}$"
-    elif folder != logdir:
-        query["runFilter"] = f"^{re.escape(folder.relative_to(logdir).as_posix())}/"
+    elif cells or folder != logdir:
+        inside = "" if folder == logdir else f"{re.escape(folder.relative_to(logdir).as_posix())}/"
+        query["runFilter"] = f"^{inside}" + (f".*{tags.CELLS}/" if cells else "")
     parts = "&".join(f"{name}={quote(value, safe=':,/')}" for name, value in query.items())
     return f"http://localhost:{port}/?{parts}#timeseries"
+
+
+def _is_cell(run: str) -> bool:
+    return f"/{tags.CELLS}/" in f"/{run}"
 
 
 def _runs(logdir: Path, folder: Path) -> list[str]:
@@ -53,7 +67,8 @@ def _runs(logdir: Path, folder: Path) -> list[str]:
 def _colours(jobs: Sequence[str]) -> str:
     """Return the expression whose groups tell the colours apart: what every name has but seed, and depth unless alone.
 
-    A run that the expression does not match would be grey.
+    Of more groups than there are colours those of the first words are told apart. A run that the expression does not
+    match would be grey.
     """
     values: dict[str, set[str]] = defaultdict(set)
     for job in jobs:
@@ -62,6 +77,8 @@ def _colours(jobs: Sequence[str]) -> str:
     everywhere = set.intersection(*[set(swept_values(job)) for job in jobs]) if jobs else set()
     words = [word for word, found in values.items() if len(found) > 1 and word in everywhere - {"seed"}]
     words = [word for word in words if word != "depth"] or words
+    while len(words) > 1 and len({tuple(swept_values(job)[word] for word in words) for job in jobs}) > COLOURS:
+        words.pop()
     # A value may hold a hyphen of its own; the last one ends at the identity.
     last = {word for job in jobs for word in list(swept_values(job))[-1:]}
     return ".*".join(f"{word}=(.+?)" + (r"(?:,|-\w+$)" if word in last else ",") for word in words)
@@ -73,9 +90,20 @@ def hint(folder: Path) -> str:
     here = Path.cwd()
     shown = logdir.relative_to(here) if logdir.is_relative_to(here) else logdir
     return (
-        f"tensorboard --logdir {shlex.quote(str(shown))}  # more under Custom Scalars, Images, Text, HParams"
-        f"\n{link(logdir, folder.absolute())}"
+        f"tensorboard --logdir {shlex.quote(str(shown))}  # {_count_shown(folder)}more under Custom Scalars, Images, "
+        f"Text, HParams\n{link(logdir, folder.absolute())}"
     )
+
+
+def _count_shown(folder: Path) -> str:
+    """Return how many of the networks of a sweep's last command are shown, where that is not all."""
+    if not (folder / RESULTS_FILE).exists():
+        return ""
+    jobs = read_results(folder)["job"].to_list()
+    shown = sum(any((folder / job).glob(event_file.PATTERN)) for job in jobs)
+    cells = sum(any(path.glob(event_file.PATTERN)) for path in (folder / tags.CELLS).glob("*/"))
+    means = f" and the means of {cells} cells" if cells else ""
+    return f"{shown} of {len(jobs)} networks{means}; " if cells or shown < len(jobs) > 1 else ""
 
 
 def _logdir(folder: Path) -> Path:

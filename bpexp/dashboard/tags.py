@@ -11,13 +11,35 @@ from bpexp.verdict import LIMIT
 FLOOR = -45.0
 """The log10 that stands for what is smaller, 0 included: float32 ends there."""
 
+CELLS = "summary"
+"""The folder, beside those of the jobs, that the runs of cells are in."""
+
+INTERVALS = "within_95_percent"
+"""The group of the ends of intervals: the last ones, since they are for the charts of the Custom Scalars."""
+
 PROFILES = ("delta_rms", "grad_norm", "activation_rms")
 HEATMAPS = ("delta_rms", "grad_norm")
 PARTS = {"train": "train", "val": "validation", "test": "test"}
 VERDICTS = {"vanishing": -1.0, "healthy": 0.0, "exploding": 1.0}
 
-PINS = (*(f"by_layer/log10_{measure}_{step}_step" for measure in PROFILES for step in ("first", "last")), "loss/train")
+PINS = (
+    "by_layer/log10_delta_rms_first_step",
+    "by_layer/log10_delta_rms_last_step",
+    "by_layer/log10_grad_norm_first_step",
+    "loss/train",
+)
+"""The cards on top; each makes the link a hundred characters longer."""
+
 PINS_OF_ONE_RUN = tuple(f"gradients/log10_{place}_layer" for place in ("first", "middle", "last"))
+
+MEANS = (
+    *(f"{quantity}/{part}" for quantity in ("loss", "accuracy") for part in PARTS.values()),
+    *(f"by_layer/log10_{measure}_{step}_step" for measure in PROFILES for step in ("first", "last")),
+    *(f"gradients/log10_{place}" for place in ("first_layer", "middle_layer", "last_layer", "whole_network")),
+)
+"""The curves of a network that a cell's run has the mean of, each under its tag with `mean_` in front."""
+
+PINS_OF_CELLS = tuple(f"mean_{tag}" for tag in PINS)
 
 METRICS = (
     "outcome/verdict",
@@ -35,6 +57,10 @@ def describe(tag: str) -> str:
     Raises:  KeyError: a tag that nobody described
     """
     group, _, name = tag.partition("/")
+    if group.startswith("mean_"):
+        return f"The mean over a cell's networks, which differ in the seed alone, of: {describe(tag[len('mean_') :])}"
+    if group == INTERVALS:
+        return f"The {name.rpartition('_')[2]} end of the 95 % interval (Student's t over the networks) of a mean."
     if group == "by_layer":
         measure = name.removeprefix("log10_").rpartition("_step")[0].rpartition("_")[0]
         when = "before the first update" if name.endswith("first_step") else "at the last measured step"
@@ -54,6 +80,11 @@ def describe(tag: str) -> str:
     if group in _COUNTED:
         return f"How many values of {name} are {_COUNTED[group]} at a step: of the layers, or 1 of the whole network."
     return _DESCRIPTIONS[tag]
+
+
+def interval(tag: str, end: str) -> str:
+    """Return the tag of the `low` or `high` end of the interval of a curve's mean."""
+    return f"{INTERVALS}/{tag.replace('/', '_')}_{end}"
 
 
 def define(measure: str) -> str:
@@ -83,6 +114,7 @@ _DESCRIPTIONS = {
     "accuracy/train": "Fraction of the step's training batch that is classified correctly.",
     "accuracy/validation": "Fraction of the whole validation set that is classified correctly.",
     "accuracy/test": "Fraction of the whole test set that is classified correctly.",
+    "cell/networks": "How many of a cell's networks are in its means: those that are that far, and finite there.",
     "clipping/clip_fraction": "Fraction of the gradients so far that were clipped.",
     "outcome/verdict": (
         f"At step 0: -1 vanishing or 1 exploding, where `delta_rms` shrinks or grows by more than a factor of "

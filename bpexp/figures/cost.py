@@ -1,9 +1,17 @@
-"""The benchmark's figures: the ratio of each row with its target, and the gain from networks side by side."""
+"""The benchmark's figures: the ratio of each row with its target, and what networks side by side and sweeps gain."""
 
 import polars
 from matplotlib.figure import Figure
 
 from bpexp.figures.style import COLOURS, GREY, looks, new_figure, styled
+
+PARTS = (
+    "matrix products at their peak",
+    "the rest of the steps",
+    "measuring, evaluating, recording",
+    "composing, launching, writing",
+)
+"""What each row of the table `parts` adds to the one before it."""
 
 
 @styled
@@ -47,4 +55,46 @@ def side_by_side(networks: polars.DataFrame) -> Figure:
     axes.set_xlabel("networks side by side, R")
     axes.set_ylabel("times as fast as torch")
     axes.legend()
+    return figure
+
+
+@styled
+def sweep_ratios(sweeps: polars.DataFrame) -> Figure:
+    """Draw how many times as fast a sweep is as each side, `ratio` with its interval, a line a row, and `target`."""
+    rows = sweeps.with_row_index("place").with_columns(label=sweeps["sweep"] + "\nagainst " + sweeps["against"])
+    figure = new_figure(6.4, 1.2 + 0.5 * len(rows))
+    axes = figure.subplots()
+    axes.axvline(1, color=GREY, linewidth=1)
+    for against, look in looks(rows["against"]).items():
+        one = rows.filter(against=against)
+        errors = [(one["ratio"] - one["ratio_low"]).to_list(), (one["ratio_high"] - one["ratio"]).to_list()]
+        places = one["place"].to_list()
+        axes.errorbar(one["ratio"].to_list(), places, xerr=errors, **look, linestyle="none", capsize=2)
+    aimed = rows.filter(polars.col("target").is_not_null())
+    if len(aimed) > 0:
+        axes.scatter(aimed["target"], aimed["place"], marker="|", s=160, color=COLOURS[6], label="target: at least")
+        figure.legend(loc="outside upper center")
+    axes.set_yticks(rows["place"].to_list(), rows["label"].to_list())
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
+    axes.set_xlabel("times as fast, a job (1 is equal)")
+    return figure
+
+
+@styled
+def job_parts(parts: polars.DataFrame) -> Figure:
+    """Draw what the time of a job is made of, a bar a sweep: `ms` of each `part`, which holds the one before it."""
+    sweeps = parts["sweep"].unique(maintain_order=True).to_list()
+    figure = new_figure(6.4, 1.4 + 0.4 * len(sweeps))
+    axes = figure.subplots()
+    for place, sweep in enumerate(sweeps):
+        start = 0.0
+        for end, label, colour in zip(parts.filter(sweep=sweep)["ms"], PARTS, COLOURS[: len(PARTS)], strict=True):
+            axes.barh(place, max(end - start, 0), 0.6, left=start, color=colour, label=label if place == 0 else None)
+            start = end
+    axes.set_yticks(range(len(sweeps)), sweeps)
+    axes.invert_yaxis()
+    axes.set_xlabel("processor time of a job [ms]")
+    figure.legend(loc="outside upper center", ncols=2)
     return figure

@@ -5,12 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from bpexp.spec import UserError
+
+TEMPORARY = re.compile(r"\..+\.\d+")
+"""The name of a file that is being written: that of the file, with a dot before and the writer's process behind."""
 
 
 @contextlib.contextmanager
@@ -22,6 +26,14 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def clear_unfinished(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder in which nobody else writes."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if TEMPORARY.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -21,7 +21,8 @@ LONGEST_NAME = 120
 class Job:
     """One network to train.
 
-    `group` names the networks it trains together with: a hash of their identities.
+    `group` names the networks it trains together with: a hash of their identities. `shown` is whether TensorBoard
+    gets its curves.
     """
 
     config: spec.Config
@@ -29,6 +30,7 @@ class Job:
     identity: str
     folder: Path
     group: str = ""
+    shown: bool = True
 
 
 def register() -> None:

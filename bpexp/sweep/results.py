@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 RUN_FILE = "run.json"
 """A job's own summary: `identity`, `status`, `error`, `commit` and `row` are read here; the runner adds the rest."""
+
+RECORDS_FILE = "records.parquet"
+PARQUET = b"PAR1"
+"""How a parquet file begins and ends."""
 
 FINISHED = ("ok", "diverged")
 VERDICT_COLUMNS = ("verdict", "backward_gain", "backward_gain_low", "backward_gain_high", "trained")
@@ -43,8 +48,35 @@ def read_run(job: Job) -> dict[str, Any]:
 
 
 def is_finished(job: Job) -> bool:
-    """Return whether a job has a result, be it that it diverged."""
-    return read_run(job).get("status") in FINISHED
+    """Return whether a job has a result, be it that it diverged, with its records."""
+    run = read_run(job)
+    return run.get("status") in FINISHED and is_whole(job.folder / RECORDS_FILE, run)
+
+
+def is_whole(path: Path, run: Mapping[str, Any]) -> bool:
+    """Return whether a job's records are as long as its run.json says, and begin and end as a parquet file does.
+
+    What an earlier version of the program left says nothing, and is taken as it is.
+    """
+    size = run.get("records")
+    if size is None:
+        return True
+    try:
+        with path.open("rb") as file:
+            ends = file.read(len(PARQUET)), os.pread(file.fileno(), len(PARQUET), size - len(PARQUET))
+            return os.fstat(file.fileno()).st_size == size and ends == (PARQUET, PARQUET)
+    except OSError:
+        return False
+
+
+def find_damage(job: Job) -> Path | None:
+    """Return a job's file that cannot be as it was left, if there is one."""
+    path = job.folder / RUN_FILE
+    run = read_json(path)
+    if not run:
+        return path if path.exists() else None
+    records = job.folder / RECORDS_FILE
+    return records if run.get("status") in FINISHED and not is_whole(records, run) else None
 
 
 @functools.cache

@@ -427,6 +427,8 @@ def test_colours_of_a_sweep_are_what_was_swept():
     ]
     for names, groups in sweeps:
         assert {re.search(links._colours(names), name).groups() for name in names} == groups
+    many = [f"activation={a},init={i}-01234" for a in ("relu", "tanh") for i in ("he", "lecun", "glorot", "zeros")]
+    assert {re.search(links._colours(many), name).groups() for name in many} == {("relu",), ("tanh",)}
     assert links._colours(["seed=0-01234", "seed=1-01235"]) == ""
     assert links._colours(["0123456789"]) == ""
 

@@ -1,0 +1,32 @@
+"""Where the checkpoints of groups lie, and how they are removed: nothing here needs torch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from bpexp.sweep.job import Job
+
+CHECKPOINTS, CHECKPOINT = ".checkpoints", ".checkpoint"
+STATE_FILE, RECORDS_FILE = "state", "records"
+
+
+def checkpoint_folder(jobs: Sequence[Job]) -> Path:
+    """Return the folder of the checkpoint of a group: in that of the sweep, or of a job that trains alone."""
+    if len(jobs) == 1:
+        return jobs[0].folder / CHECKPOINT
+    return jobs[0].folder.parent / CHECKPOINTS / jobs[0].group
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove a group's checkpoint, if there is one."""
+    if not folder.is_dir():
+        return
+    (folder / STATE_FILE).unlink(missing_ok=True)  # first: without it the rest counts for nothing
+    for path in folder.iterdir():
+        path.unlink(missing_ok=True)
+    folder.rmdir()
+    if folder.parent.name == CHECKPOINTS:
+        with contextlib.suppress(OSError):  # other groups have theirs
+            folder.parent.rmdir()

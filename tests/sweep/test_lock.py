@@ -1,0 +1,116 @@
+import errno
+import fcntl
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from bpexp.entry import main
+from bpexp.sweep.lock import LockedError, check_free, hold
+
+HOLD = """
+import sys
+from pathlib import Path
+from bpexp.sweep.lock import hold
+with hold(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "lock"
+
+
+@pytest.fixture
+def without_flock(monkeypatch):
+    def refuse(descriptor, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+def dead_process():
+    return subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    ).stdout
+
+
+def test_held_by_one_at_a_time(path):
+    with hold(path):
+        holder = json.loads(path.read_text())
+        with pytest.raises(LockedError) as caught, hold(path):
+            pass
+    assert str(caught.value).startswith(f"in use by process {os.getpid()} on {socket.gethostname()} since 20")
+    assert str(caught.value).endswith(f"({holder['command']})")
+    assert not path.exists()
+    with hold(path):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("left", ["", "{", '{"pid": 1, "host": "elsewhere"}'])
+def test_what_a_dead_process_left_is_taken_over(path, left):
+    path.write_text(left)
+    check_free(path)
+    assert not path.exists()
+    path.write_text(left)
+    with hold(path):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert not path.exists()
+
+
+def test_patience(path):
+    child = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with child:
+        assert child.stdout.readline() == "held\n"
+        with pytest.raises(LockedError, match=f"in use by process {child.pid} on "):
+            check_free(path)
+        child.kill()  # its file stays, its lock does not
+        with hold(path, patience=60):
+            assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+def test_without_locks_of_the_file_system(path, without_flock):
+    path.write_text(json.dumps({"pid": int(dead_process()), "host": socket.gethostname()}))
+    with hold(path), pytest.raises(LockedError, match=f"in use by process {os.getpid()}"), hold(path):
+        pass
+    assert not path.exists()
+    path.write_text(json.dumps({"pid": int(dead_process()), "host": "elsewhere"}))
+    with pytest.raises(LockedError, match=rf"on elsewhere since .*; if it is gone, delete {path}$"), hold(path):
+        pass
+    assert path.exists()
+
+
+def test_another_error_of_the_file_system_is_shown(path, monkeypatch):
+    def broken(descriptor, operation):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", broken)
+    with pytest.raises(OSError, match="Input/output error"), hold(path):
+        pass
+
+
+@pytest.mark.parametrize(
+    "arguments", [["-m", "hydra.sweep.dir=here"], ["hydra.run.dir=here"], ["hydra.run.dir=here/job"]]
+)
+def test_a_folder_in_use_is_refused(arguments, runner, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here/job").mkdir(parents=True)
+    with hold(tmp_path / "here/.lock"):
+        assert main("gradient_flow", "", arguments=[*arguments, "model.depth=2", "seed=0"]) == 2
+    said = capsys.readouterr().err
+    assert f" is in use by process {os.getpid()} on " in said
+    assert said.endswith("; wait for it, or choose another folder\n")
+    assert runner.groups == []
+    assert [path.name for path in tmp_path.rglob("*")] == ["here", "job"]
+    assert main("gradient_flow", "", arguments=[*arguments, "model.depth=2", "seed=0"]) == 0
+    assert not list(tmp_path.rglob(".*lock"))
