@@ -113,6 +113,11 @@ class Ensemble:
         self._make_updates()
         self.statistics.start()
 
+    def close(self) -> None:
+        """Part with all that was recorded, and refers back: the memory is then free as soon as nobody has this."""
+        for name in ("training", "keeping", "careful", "measuring", "evaluation"):
+            self.__dict__.pop(name, None)
+
     def _load(self, configs: Sequence[Config]) -> Parts:
         """Take the networks and their data; return the training part."""
         self.configs, self.config = configs, configs[0]

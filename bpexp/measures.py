@@ -25,8 +25,8 @@ SATURATED_BELOW = 0.05  # of the activation's largest slope
 SAFE = (1e-15, 1e15)
 """Norms that float32 can say to 1e-5: their squares, and sums of them, lie within its range."""
 
-LARGEST_ROW = 2**18
-"""Numbers of which float32 adds up the squares in a row; of more, each sample's are added up first."""
+LARGEST_ROW = 2**13
+"""Numbers whose squares float32 adds up in a row to 1e-5, be they all equal; of more, each sample's come first."""
 
 
 @dataclass(frozen=True)
@@ -119,12 +119,15 @@ class Measure:
     reads: Reads = "pass"
 
 
-def by_layer(values: Sequence[Tensor]) -> Tensor:
-    """Join (R_l, layers) of the first R_l networks: (R, layers), NaN where a network has no such layer."""
+def by_layer(values: Sequence[Tensor], networks: int = 0) -> Tensor:
+    """Join (R_l, layers) of the first R_l networks: (R, layers), NaN where a network has no such layer.
+
+    networks: R, where all may lack some layer
+    """
     alike = [torch.cat(list(same), 1) for _, same in itertools.groupby(values, len)]
-    if len(alike) == 1:
-        return alike[0]
-    networks = max(map(len, alike))
+    networks = max(networks, *map(len, alike))
+    if all(len(value) == networks for value in alike):
+        return alike[0] if len(alike) == 1 else torch.cat(alike, 1)
     return torch.cat([torch.nn.functional.pad(v, (0, 0, 0, networks - len(v)), value=math.nan) for v in alike], 1)
 
 
@@ -256,7 +259,7 @@ MEASURES: dict[str, Measure] = {
             "1",
             "factor of the layer's branch",
             "gated",
-            lambda view: by_layer([g[:, None] for g in view.gates]).double(),
+            lambda view: by_layer([g[:, None] for g in view.gates], sum(r for _, r in view.activations)).double(),
         ),
     )
 }

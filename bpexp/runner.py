@@ -22,6 +22,7 @@ from bpexp.dashboard import remove_run, write_run
 from bpexp.data import DATA
 from bpexp.ensemble import DTYPES, Ensemble, resolve_device
 from bpexp.models import DeadNetworkError
+from bpexp.plan.products import is_mkl_slow
 from bpexp.records import Recorder, write_records
 from bpexp.spec import RECORD_VERSION, Config
 from bpexp.sweep.checkpoints import checkpoint_folder, remove_checkpoint
@@ -124,13 +125,16 @@ def _take_ensemble(configs: Sequence[Config], device: torch.device) -> Ensemble:
     if last is not None and last.fits(configs, device):
         last.renew(configs)
         return last
+    if last is not None:
+        last.close()
     del last  # before another takes as much memory
     return Ensemble(configs, device)
 
 
 def forget_ensemble() -> None:
     """Free the memory of the last group's ensemble; whoever trains groups calls it when there are no more."""
-    _LAST.clear()
+    while _LAST:
+        _LAST.pop().close()
 
 
 def _describe(jobs: Sequence[Job], ensemble: Ensemble) -> dict[str, Any]:
@@ -139,6 +143,7 @@ def _describe(jobs: Sequence[Job], ensemble: Ensemble) -> dict[str, Any]:
         "record format": RECORD_VERSION,
         "group": [job.identity for job in jobs],
         "device": ensemble.device.type,
+        "library of products": "numpy" if is_mkl_slow() else "torch",
         "structure": [list(shape) for shape in ensemble.layout.shapes],
     }
 

@@ -1,5 +1,8 @@
 """An ensemble that gets other networks in the place of its own: all is as in one that is made of them."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -100,3 +103,18 @@ def test_the_runner_makes_another_where_networks_do_not_fit():
     runner._LAST.append(first)
     assert runner._take_ensemble(networks("momentum", (1,)), torch.device("cpu")) is not first
     assert not runner._LAST
+
+
+def test_an_ensemble_that_is_closed_leaves_no_memory_behind():
+    gc.collect()
+    gc.disable()
+    try:
+        ensemble = Ensemble(networks("plain", (0, 1), **{"optimizer.lr": 1e30, "model.activation": "relu"}))
+        shown(ensemble)  # all of its plans
+        assert {"keeping", "careful", "measuring", "evaluation"} <= set(vars(ensemble))
+        gone = [weakref.ref(ensemble), weakref.ref(ensemble.training.plan), weakref.ref(ensemble.keeping.plan)]
+        ensemble.close()
+        del ensemble
+        assert [one() for one in gone] == [None, None, None]
+    finally:
+        gc.enable()

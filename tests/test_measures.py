@@ -343,3 +343,21 @@ def test_a_row_is_all_that_a_measure_takes(monkeypatch):
     np.testing.assert_allclose(layers["pass"][1], layers["preactivation_rms"][1][:, :-1], rtol=1e-12)
     product = layers["grad_norm"][1] * layers["preactivation_rms"][1]
     np.testing.assert_allclose(layers["both"][1], product, rtol=1e-12)
+
+
+@pytest.mark.parametrize("value", [0.7, 1 / 3, 0.3])
+@pytest.mark.parametrize("shape", [(1, 2, 64, 128), (1, 1, 512, 512), (2, 1, 1024, 256)])
+def test_float32_adds_up_equal_numbers_to_a_hundred_thousandth(value, shape):
+    run = torch.full(shape, value)
+    torch.testing.assert_close(
+        measures.norms_of(run, wide=False).double(), measures.norms_of(run, wide=True), rtol=1e-5, atol=0
+    )
+
+
+def test_a_gate_that_only_some_networks_have():
+    values = {"model.residual": "rezero", "model.width": 4, "train.batch_size": 8, "train.steps": 1, "init.gate": 0.5}
+    configs = [configure(values | {"model.depth": depth}) for depth in (2, 1, 1)]
+    for snapshot in train(configs):
+        numbers, gates = snapshot.layers["gate"]
+        assert list(numbers) == [2]
+        assert np.isfinite(gates[:, 0]).tolist() == [True, False, False]

@@ -8,7 +8,7 @@ from bpexp.figures.style import COLOURS, GREY, looks, new_figure, styled
 PARTS = (
     "matrix products at their peak",
     "the rest of the steps",
-    "measuring, evaluating, recording",
+    "measuring and evaluating",
     "composing, launching, writing",
 )
 """What each row of the table `parts` adds to the one before it."""

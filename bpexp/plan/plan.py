@@ -52,7 +52,7 @@ class Plan:
         shares = self.flat_grad.split([p.numel() for p in parameters])
         self.grads = tuple(share.view(p.shape) for share, p in zip(shares, parameters, strict=True))
         state = torch.get_rng_state()
-        with torch.no_grad():
+        with silent(), torch.no_grad():
             RECORDERS.append(tape)
             try:
                 with tape:

@@ -21,7 +21,7 @@ class Recording:
 
     def __init__(self, function: Callable[[], Sequence[Tensor]], passes: Collection[str] = tuple(PASSES)) -> None:
         tape = Tape({})
-        with torch.no_grad():
+        with silent(), torch.no_grad():
             with tape, tape.formula():
                 results = list(function())
             pinned = {key_of(t): (t.untyped_storage(), 0) for t in results if key_of(t) in tape.made}
