@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     import torch
 
     from bpexp.ensemble import Ensemble
+    from experiments.cost_plain import Loop
 
 LR = 0.01
-INITS = {"relu": "he", "tanh": "glorot"}
+INITS = {"relu": "he", "tanh": "glorot", "gelu": "he", "sigmoid": "glorot"}
 
 
 @dataclass(frozen=True)
@@ -63,48 +64,71 @@ class Size:
         ]
 
     def ensemble(self) -> Ensemble:
-        """Return the networks with their first batch drawn. It is the batch of every step: drawing is not timed.
+        """Return the networks as `ensemble_of` does."""
+        return ensemble_of(self.configs())
 
-        Masks of dropout are drawn anew in every step, on both sides.
-        """
-        from bpexp.ensemble import Ensemble
 
-        ensemble = Ensemble(self.configs())
-        ensemble.batches.fill()
-        return ensemble
+def ensemble_of(configs: Sequence[Config], without: str | None = None) -> Ensemble:
+    """Return networks with their first batch drawn, their plan without a pass perhaps.
+
+    It is the batch of every step: drawing is not timed. Masks of dropout are drawn anew in every step, on both sides.
+    """
+    from bpexp.ensemble import Ensemble
+    from bpexp.plan import PASSES
+
+    ensemble = Ensemble(configs, passes=[name for name in PASSES if name != without])
+    ensemble.batches.fill()
+    return ensemble
 
 
 class Ours:
-    """The step of the product; with `measure`, one that keeps every layer's values and takes every layer's measures."""
+    """The step of the product; with `draws`, the drawing of its batch as well; with `observe`, its measures."""
 
-    def __init__(self, ensemble: Ensemble, *, measure: bool = False) -> None:
-        self.ensemble, self.start = ensemble, ensemble.values.clone()
-        self.step = self._measured_step if measure else self._step
+    def __init__(self, ensemble: Ensemble, *, draws: bool = False, observe: bool = False) -> None:
+        self.ensemble, self.start, self.observe = ensemble, ensemble.values.clone(), observe
+        self.step = self._drawn_step if draws else self._step
 
     def reset(self) -> None:
         self.ensemble.values.copy_(self.start)
 
     def run(self, steps: int) -> None:
         for _ in range(steps):
-            if self.ensemble.masks is not None:
-                self.ensemble.masks.fill()
             self.step()
 
     def _step(self) -> None:
-        self.ensemble.differentiate()
+        if self.ensemble.masks is not None:
+            self.ensemble.masks.fill()
+        self.ensemble.differentiate(observe=self.observe)
         self.ensemble.update()
 
-    def _measured_step(self) -> None:
-        from bpexp.measures import MEASURES
+    def _drawn_step(self) -> None:
+        self.ensemble.compute()
+        self.ensemble.update()
 
-        ensemble = self.ensemble
-        ensemble.differentiate(keep=True)
-        values, grads = ensemble.values.clone(), ensemble.grads.clone()
-        ensemble.update()
-        view = ensemble.view(values, grads, ensemble.values - values)
-        for measure in MEASURES.values():
-            if view.layers(measure.of):
-                measure.function(view)
+
+class Measured:
+    """The product's own loop, as it runs in a sweep, with all measures every so many steps; what it finds is dropped.
+
+    A turn has a multiple of that many steps. Where it does not evaluate, validation and test part are left out.
+    """
+
+    def __init__(self, size: Size, every: int, *, evaluates: bool = True) -> None:
+        from bpexp.ensemble import Ensemble
+        from bpexp.train import Loop
+
+        endless = Train(steps=10**9, batch_size=size.batch, measure_every=every)
+        endless = endless if evaluates else replace(endless, evaluate_every=endless.steps)
+        self.ensemble = Ensemble([replace(config, train=endless) for config in size.configs()])
+        self.start, self.every = self.ensemble.values.clone(), every
+        self.snapshots = Loop(self.ensemble).run()
+        next(self.snapshots)
+
+    def reset(self) -> None:
+        self.ensemble.values.copy_(self.start)
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps // self.every):
+            next(self.snapshots)
 
 
 @dataclass(frozen=True)
@@ -183,6 +207,18 @@ class Torch:
                 step()
 
 
+def plain_loop(size: Size, optimizer: str) -> Loop:
+    """Return the loop of one network of a size as a user of torch writes it: it draws its batches."""
+    import torch
+
+    from bpexp.data import load
+    from experiments.cost_plain import Loop
+
+    config = size.configs()[0]
+    data = load(config.data.name, config.seed, dtype=getattr(torch, config.dtype))
+    return Loop(config, data.x_train, data.y_train, outputs=data.outputs, optimizer=optimizer)
+
+
 def compiled(choice: Choice) -> Choice:
     """Return the choice under torch.compile, which decides about `inplace` itself."""
     return replace(choice, inplace=False, compiled=True)
@@ -193,12 +229,12 @@ def can_compile() -> bool:
     return any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++")))
 
 
-def buffer_bytes(ensemble: Ensemble, *, measure: bool = False) -> int:
+def buffer_bytes(ensemble: Ensemble, *, keep: bool = False) -> int:
     """Return the size of the buffers in which a step of the plan computes, and of the masks that it is given.
 
-    All networks' gradients are left out.
+    All networks' gradients are left out. `keep`: of the plan that keeps all values.
     """
-    step = ensemble.measuring if measure or ensemble.training is None else ensemble.training
+    step = ensemble.keeping if keep else ensemble.training
     buffers = {storage.data_ptr(): storage.nbytes() for storage, _ in step.plan.buffers.places.values()}
     buffers.pop(ensemble.grads.untyped_storage().data_ptr(), None)
     masks = [] if ensemble.masks is None else [ensemble.masks.words]

@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
+import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
-from bpexp.statistics import LEVEL, Interval
+from bpexp.statistics import LEVEL, Interval, decide
 
 FEWEST = 3
 """Steps of a turn: enough that the first, which finds the other side's numbers in the caches, does not decide."""
@@ -48,19 +49,25 @@ def now() -> Seconds:
     return Seconds(time.process_time(), time.perf_counter())
 
 
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread, and collect no garbage between steps, for a while."""
-    import torch
+def now_with_children() -> Seconds:
+    """Return the time, that of the processor with what finished processes took that this one had started."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Seconds(time.process_time() + children.ru_utime + children.ru_stime, time.perf_counter())
 
-    threads, collects = torch.get_num_threads(), gc.isenabled()
-    torch.set_num_threads(1)
+
+@contextlib.contextmanager
+def one_thread(*, collects_garbage: bool = False) -> Iterator[None]:
+    """Use one thread for a while, and collect garbage only where it is said: between steps it disturbs."""
+    from bpexp.threads import one_thread as compute_on_one
+
+    collects = gc.isenabled()
     gc.collect()
-    gc.disable()
+    if not collects_garbage:
+        gc.disable()
     try:
-        yield
+        with compute_on_one():
+            yield
     finally:
-        torch.set_num_threads(threads)
         if collects:
             gc.enable()
 
@@ -81,6 +88,31 @@ def take_turns(sides: Mapping[str, Side], rounds: int, seconds: float, clock: Cl
         for name in order:
             taken[name].append(_turn(sides[name], steps[name], clock))
         order.reverse()
+    return taken
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What a side does once or more in a round: so many steps."""
+
+    name: str
+    side: Side
+    steps: int
+
+
+def take_rounds(turns: Sequence[Turn], rounds: int, clock: Clock = now_with_children) -> dict[str, list[Seconds]]:
+    """Return what a step of each side took in each of N rounds, of the turns of a name together.
+
+    For sides whose turns are long and of a given length. Turns before and after another are what it is compared with:
+    a machine that slows down steadily changes both alike. Nothing is done to warm up.
+    """
+    taken: dict[str, list[Seconds]] = {turn.name: [] for turn in turns}
+    for _ in range(rounds):
+        found: dict[str, list[Seconds]] = {name: [] for name in taken}
+        for turn in turns:
+            found[turn.name].append(_turn(turn.side, turn.steps, clock))
+        for name, parts in found.items():
+            taken[name].append(Seconds(statistics.fmean(processor(parts)), statistics.fmean(wall(parts))))
     return taken
 
 
@@ -117,3 +149,18 @@ def median_interval(values: Sequence[float]) -> Interval:
         rank += 1
     low, high = (ordered[rank - 1], ordered[count - rank]) if rank else (math.nan, math.nan)
     return Interval(statistics.median(ordered), low, high, count)
+
+
+def columns(name: str, found: Interval) -> dict[str, Any]:
+    """Return an interval as columns of a table."""
+    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high, "rounds": found.count}
+
+
+def at_most(found: Interval, target: float | None) -> str | None:
+    """Return `confirmed` where the whole interval is at or below the target, `refuted` where all of it is above."""
+    return None if target is None else decide(found, 0.0, target)
+
+
+def at_least(found: Interval, target: float | None) -> str | None:
+    """Return `confirmed` where the whole interval is at or above the target, `refuted` where all of it is below."""
+    return None if target is None else decide(found, target, math.inf)

@@ -110,11 +110,10 @@ def summarize(folder: Path) -> dict[str, polars.DataFrame]:
 
 def write_tables(folder: Path, tables: Mapping[str, polars.DataFrame]) -> None:
     """Write each table whole, as NAME.parquet."""
-    from bpexp.sweep.files import replacing
+    from bpexp.sweep.files import write_parquet
 
     for name, table in tables.items():
-        with replacing(folder / f"{name}.parquet") as temporary:
-            table.write_parquet(temporary)
+        write_parquet(folder / f"{name}.parquet", table)
 
 
 def choose_cells(cells: polars.DataFrame) -> list[int]:

@@ -23,7 +23,7 @@ NO_VERDICT = "unknown"
 
 
 def majority(row: Mapping[str, Any]) -> str:
-    """Return the verdict of most seeds, the first of the three where they are even; NO_VERDICT where all failed."""
+    """Return the verdict of most seeds, the first of the three where they are even; NO_VERDICT where no seed has one."""
     return max(VERDICTS, key=lambda verdict: row[verdict]) if any(row[verdict] for verdict in VERDICTS) else NO_VERDICT
 
 
@@ -174,8 +174,11 @@ def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def answer(cells: polars.DataFrame) -> str:
-    """Say in a few sentences what was found, from the cells alone; a cell trained where half of its seeds did."""
-    rows = list(cells.iter_rows(named=True))
+    """Say in a few sentences what was found, from the cells alone.
+
+    A cell trained where half of its seeds did; one whose networks all failed counts for and against nothing.
+    """
+    rows = [row for row in cells.iter_rows(named=True) if row["failed"] < row["seeds"]]
     sentences = []
     for verdict in (*VERDICTS, NO_VERDICT):
         own = [row for row in rows if majority(row) == verdict]
@@ -194,6 +197,8 @@ def answer(cells: polars.DataFrame) -> str:
         text += f" Measured and predicted gain are {statistics.median(off):.1f} % apart in the median cell, "
         text += f"{max(off):.1f} % in the worst (L = {worst['model.depth']}, {worst['model.activation']}, "
         text += f"{worst['series']})."
+    if failed := cells.height - len(rows):
+        text += f" The networks of {failed} more {'cell' if failed == 1 else 'cells'} all failed."
     if diverged := int(cells["diverged"].sum()):
         text += f" {diverged} of {int(cells['seeds'].sum())} networks diverged while they trained."
     return text

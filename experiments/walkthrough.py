@@ -155,13 +155,12 @@ def show(text: str) -> None:
 
 def program(config: Any, folder: Path) -> None:
     """Print the walkthrough, and leave its text and its tables in the folder."""
-    from bpexp.sweep.files import replacing, write_text
+    from bpexp.sweep.files import write_parquet, write_text
     from experiments.walkthrough_text import text
 
     tables = walk(config.seed)
     for name, table in tables.items():
-        with replacing(folder / f"{name}.parquet") as temporary:
-            table.write_parquet(temporary)
+        write_parquet(folder / f"{name}.parquet", table)
     said = text(tables)
     write_text(folder / "walkthrough.txt", said)
     show(f"{said}\nThis text and its numbers: {folder}")

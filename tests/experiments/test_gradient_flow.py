@@ -238,6 +238,19 @@ def test_the_answer_counts(tables):
     assert text.endswith("2 of 12 networks diverged while they trained.")
 
 
+def test_cells_whose_networks_all_failed_are_out_of_the_counts(swept):
+    results, records = swept
+    lost = results.filter(polars.col("model.depth") == 12).with_columns(
+        polars.lit("failed").alias("status"),
+        polars.lit(0, polars.Int64).alias("model.depth"),
+        *(polars.lit(None, results.schema[name]).alias(name) for name in ("verdict", "backward_gain", "trained")),
+    )
+    text = answer(tables_of(polars.concat([results.filter(polars.col("model.depth") == 3), lost]), records)["cells"])
+    assert text.startswith("Of 2 cells the gradient at initialization is healthy in 2, of which 2 trained. ")
+    assert "for 2 of 2." in text
+    assert " The networks of 2 more cells all failed." in text
+
+
 def test_few_cells_are_printed_one_by_one_and_many_by_their_ends(tables):
     lines = sweep_lines(tables["cells"])
     assert sum(line.startswith(("3 ", "12 ")) for line in lines) == 4
