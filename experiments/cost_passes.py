@@ -59,7 +59,7 @@ class Effort:
 EFFORTS = {
     "smoke": Effort(7, 0.002, (), (1,)),
     "default": Effort(11, 0.005, (SIXTEEN, DEEP), (1, 3)),
-    "full": Effort(51, 0.02, (SIXTEEN, DEEP), (1, 2, 3, 8)),
+    "full": Effort(21, 0.02, (SIXTEEN, DEEP), (1, 2, 3, 8)),
 }
 
 
