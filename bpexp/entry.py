@@ -62,7 +62,8 @@ def main(
         else:
             call(experiment, arguments, program=program, check=check, finish=finish)
     except KeyboardInterrupt as interrupt:
-        return _stop(str(interrupt) or "interrupted; finished jobs are kept, and the same command goes on", 130)
+        kept = f"{interrupt};" if str(interrupt) else "interrupted; finished jobs are kept, and"
+        return _stop(f"{kept} {_how_to_go_on(interrupt)}", 130)
     except FailedJobsError as error:
         return _stop(str(error), 1)
     except (UserError, HydraException, OmegaConfBaseException) as error:
@@ -73,8 +74,12 @@ def main(
         if any(argument in DEBUG for argument in arguments):
             traceback.print_exc()
         place = "" if error.filename is None else f"{error.filename}: "
-        return _stop(f"{place}{error.strerror or error}; what is finished is kept, and the same command goes on", 1)
+        return _stop(f"{place}{error.strerror or error}; what is finished is kept, and {_how_to_go_on(error)}", 1)
     return 0
+
+
+def _how_to_go_on(error: BaseException) -> str:
+    return next(iter(getattr(error, "__notes__", ())), "the same command goes on")
 
 
 def _stop(message: str, code: int) -> int:

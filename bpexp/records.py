@@ -11,7 +11,7 @@ import polars
 from numpy.typing import NDArray
 
 from bpexp.spec import UserError
-from bpexp.sweep.files import replacing
+from bpexp.sweep.files import write_parquet
 from bpexp.sweep.results import RECORDS_FILE
 
 if TYPE_CHECKING:
@@ -106,9 +106,8 @@ class Recorder:
 def write_records(folder: Path, records: polars.DataFrame) -> None:
     """Write a job's records, whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / RECORDS_FILE) as temporary:
-        # Statistics serve to skip row groups, and there is one; lz4 takes half of the default's time.
-        records.write_parquet(temporary, compression="lz4", statistics=False)
+    # Statistics serve to skip row groups, and there is one; lz4 takes half of the default's time.
+    write_parquet(folder / RECORDS_FILE, records, compression="lz4", statistics=False)
 
 
 def read_records(folder: Path) -> polars.DataFrame:

@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import math
 import platform
+import sys
 import time
 import traceback
 from collections.abc import Callable, Collection, Sequence
@@ -97,6 +98,7 @@ def _run_group(
         started -= found.seconds
         for snapshot in found.snapshots:
             recorder.add(snapshot)
+        print(f"group {jobs[0].group} goes on at step {loop.step}", file=sys.stderr)
         report(loop.step)
 
     def save() -> None:

@@ -189,10 +189,16 @@ class Sweep:
     checkpoint_every: float = key(
         30.0, "seconds between the checkpoints from which a group of networks goes on if it is killed", range=POSITIVE
     )
-    max_runs: int = key(64, "most networks of a sweep that TensorBoard shows; 0 is none", range=AT_LEAST_0)
+    max_runs: int = key(
+        64,
+        "most networks of a sweep that TensorBoard shows beside the means over the seeds; 0 is none",
+        range=AT_LEAST_0,
+    )
     fresh: bool = key(False, "run finished jobs again")
     keep_going: bool | None = key(
-        None, "true runs a sweep in spite of wrong jobs, false stops it at the first job that fails"
+        None,
+        "null refuses a sweep with wrong jobs, and goes on after one that fails; true runs it in spite of wrong jobs; "
+        "false refuses them, and stops at the first that fails",
     )
 
 

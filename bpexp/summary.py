@@ -114,14 +114,16 @@ def predicted_verdict(prediction: Prediction | None) -> str | None:
 def predict_cells(numbered: polars.DataFrame) -> dict[int, Prediction | None]:
     """Return the mean-field prediction of every cell, from its own sizes, gain, biases and training data.
 
-    Edge:    None where theory has no answer, and where the data that the cell learnt is no longer in its folder; a key
-             that older results have not is at its default
+    Edge:    None where theory has no answer, where the data that the cell learnt is no longer in its folder, and where
+             all networks failed; failed ones are left out, since their values may be impossible; a key that older
+             results have not is at its default
     """
     defaults = {name.removesuffix(".name"): declared.default for name, declared in spec.keys().items()}
-    return {
-        int(cell): predict_cell(defaults | jobs.row(0, named=True), tuple(sorted(set(jobs["seed"]))))
-        for (cell,), jobs in numbered.group_by("cell", maintain_order=True)
-    }
+    found: dict[int, Prediction | None] = dict.fromkeys(numbered["cell"].unique(maintain_order=True))
+    ran = numbered.filter(numbered["status"] != "failed")
+    for (cell,), jobs in ran.group_by("cell", maintain_order=True):
+        found[int(cell)] = predict_cell(defaults | jobs.row(0, named=True), tuple(sorted(set(jobs["seed"]))))
+    return found
 
 
 def predict_cell(one: Mapping[str, Any], seeds: tuple[int, ...]) -> Prediction | None:

@@ -76,6 +76,18 @@ def validate(config: Any) -> None:
         _check_together(config)
 
 
+def validate_sweep(config: Config) -> None:
+    """Refuse settings of a sweep, which all its jobs have in common.
+
+    Raises:  UserError: as `validate` says
+    """
+    values = flatten(config)
+    for name, declared in keys(type(config)).items():
+        if name.startswith("sweep."):
+            check_value(declared, values[name])
+    _check_sweep(config)
+
+
 _KINDS = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
 
 

@@ -51,7 +51,7 @@ class Effort:
 EFFORTS = {
     "smoke": Effort(16, 2, None, 0),
     "default": Effort(64, 3, None, 0),
-    "full": Effort(256, 5, Grid(256, 300), 2, asked=True),
+    "full": Effort(256, 5, Grid(256, 300), 1, asked=True),
 }
 
 

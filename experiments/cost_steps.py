@@ -100,7 +100,7 @@ MEASURED = (Size(16, 10, 32, 128), Size(1, 10, 64, 64), Size(1, 30, 64, 128), Si
 EFFORTS = {
     "smoke": Effort(("relu",), rounds=7, seconds=0.002, choosing=0, measured=(10, MEASURED[:2])),
     "default": Effort(("relu", "tanh"), rounds=21, seconds=0.01, choosing=5, measured=(50, MEASURED[:3])),
-    "full": Effort(("relu", "tanh"), rounds=61, seconds=0.03, choosing=25, measured=(100, MEASURED), compile=True),
+    "full": Effort(("relu", "tanh"), rounds=31, seconds=0.02, choosing=9, measured=(50, MEASURED), compile=True),
 }
 
 Report = Callable[[str], None]

@@ -122,9 +122,9 @@ PLANS = {
         Plan(Grid(64, 100, _DROPOUT), rounds=2, plain=4),
     ),
     "full": (
-        Plan(Grid(256, ASKED_STEPS), rounds=4, plain=10, fresh=1, parts=True, asked={PLAIN: 4.5, ALONE: 25}),
-        Plan(Grid(256, ASKED_STEPS, _DROPOUT), rounds=3, plain=8, asked={PLAIN: 3.6}),
-        Plan(Grid(1000, ASKED_STEPS), rounds=2, plain=16, asked={PLAIN: 5}, limit=120),
+        Plan(Grid(256, ASKED_STEPS), rounds=3, plain=10, fresh=1, parts=True, asked={PLAIN: 4.5, ALONE: 25}),
+        Plan(Grid(256, ASKED_STEPS, _DROPOUT), rounds=2, plain=8, asked={PLAIN: 3.6}),
+        Plan(Grid(1000, ASKED_STEPS), rounds=1, plain=16, asked={PLAIN: 5}, limit=120),
     ),
 }
 

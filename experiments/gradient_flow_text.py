@@ -23,7 +23,7 @@ NO_VERDICT = "unknown"
 
 
 def majority(row: Mapping[str, Any]) -> str:
-    """Return the verdict of most seeds, the first of the three where they are even; NO_VERDICT where no seed has one."""
+    """Return the verdict of most seeds, the first of the three where they are even; NO_VERDICT where none has one."""
     return max(VERDICTS, key=lambda verdict: row[verdict]) if any(row[verdict] for verdict in VERDICTS) else NO_VERDICT
 
 
@@ -39,7 +39,7 @@ def report_lines(folder: Path, tables: Mapping[str, polars.DataFrame]) -> list[s
     else:
         lines += sweep_lines(cells)
     lines += ["", f"figures: {folder / 'figures'}"]
-    return [*lines, hint(folder)]
+    return [*lines, *hint(folder).splitlines()]
 
 
 def network_lines(result: Mapping[str, Any], tables: Mapping[str, polars.DataFrame]) -> list[str]:
@@ -185,7 +185,8 @@ def answer(cells: polars.DataFrame) -> str:
         trained = sum(row["trained"] >= 0.5 for row in own)
         if own:
             sentences.append(f"{verdict} in {len(own)}, of which {trained} trained")
-    text = f"Of {len(rows)} cells the gradient at initialization is {'; '.join(sentences)}."
+    text = f"Of {len(rows)} {'cell' if len(rows) == 1 else 'cells'}"
+    text += f" the gradient at initialization is {'; '.join(sentences)}."
     predicted = [row for row in rows if row["predicted_verdict"] is not None]
     if predicted:
         right = sum(majority(row) == row["predicted_verdict"] for row in predicted)

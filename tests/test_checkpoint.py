@@ -28,10 +28,12 @@ from bpexp.entry import call
 from bpexp.records import Recorder, read_records
 from bpexp.sweep.checkpoints import checkpoint_folder, remove_checkpoint
 from bpexp.sweep.executors import run_inline
-from bpexp.sweep.groups import alone, together
+from bpexp.sweep.files import read_json, write_json
+from bpexp.sweep.groups import alone, together, write_groups
 from bpexp.sweep.job import Job
 from bpexp.sweep.launch import Networks
 from bpexp.sweep.processes import Worker
+from bpexp.sweep.progress import Progress
 from bpexp.sweep.results import find_damage, is_finished
 from bpexp.train import Loop
 
@@ -189,10 +191,11 @@ def train(jobs):
     """Do as the same command again does: train what has no result, in this process."""
     task = Networks(jobs)
     task.clear_checkpoints()
+    task.start_over()
     # A process that is killed frees its locks, one that only seems to be does not.
     groups = [dataclasses.replace(group, lock=None) for group in task.groups()]
     if groups:
-        task._train(groups, run_inline)
+        task._train(groups, run_inline, Progress(groups))
 
 
 def sweep_of(folder, every=ALWAYS):
@@ -237,6 +240,7 @@ def made_once(monkeypatch):
         return again
 
     monkeypatch.setattr(runner, "Ensemble", ensemble)
+    monkeypatch.setattr(Ensemble, "close", lambda ensemble: None)
 
 
 @pytest.mark.usefixtures("made_once")
@@ -485,6 +489,45 @@ def interrupt(jobs, monkeypatch, step=9):
             runner.run_group(group.jobs, report=report, kept=group.kept)
 
 
+def test_checkpoints_that_nothing_goes_on_from_are_removed(tmp_path):
+    jobs = sweep_of(tmp_path, NEVER)
+    names = sorted({job.group for job in jobs})
+    write_groups(tmp_path, jobs)
+    earlier = {"finished": ["a", "gone"], "goes-on": ["a", "b"], "all-gone": ["c"]}
+    write_json(tmp_path / "groups.json", read_json(tmp_path / "groups.json") | earlier)
+    for name in (*names, *earlier, "of-unknown-members"):
+        Checkpoint(tmp_path / ".checkpoints" / name, {}, ALWAYS).save({}, 0.0)
+    for name, status in (("a", "ok"), ("b", "failed")):
+        (tmp_path / name).mkdir()
+        write_json(tmp_path / name / "run.json", {"status": status})
+    Networks(jobs).clear_checkpoints()
+    left = sorted([*names, "goes-on", "of-unknown-members"])
+    assert sorted(path.name for path in (tmp_path / ".checkpoints").iterdir()) == left
+    for job in [job for job in jobs if job.group == names[0]]:
+        job.folder.mkdir()
+        write_json(job.folder / "run.json", {"status": "ok", "identity": job.identity, "group": job.group})
+    Networks(jobs).clear_checkpoints()
+    assert not (tmp_path / ".checkpoints" / names[0]).exists()
+    assert (tmp_path / ".checkpoints" / names[1]).exists()
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_file_that_comes_while_a_checkpoint_is_removed(tmp_path, monkeypatch, number):
+    Checkpoint(tmp_path / "group", {}, ALWAYS).save({}, 0.0)
+    rmdir, late = Path.rmdir, [f".state.{one}" for one in range(number)]
+
+    def rmdir_after_a_write(path):
+        if late:
+            (path / late.pop()).touch()
+        rmdir(path)
+
+    monkeypatch.setattr(Path, "rmdir", rmdir_after_a_write)
+    remove_checkpoint(tmp_path / "group")
+    assert (tmp_path / "group").exists() == (number == 2)
+    remove_checkpoint(tmp_path / "group")
+    assert not (tmp_path / "group").exists()
+
+
 def test_fresh_starts_over_in_the_same_groups(tmp_path, monkeypatch):
     jobs = sweep_of(tmp_path / "sweep")
     interrupt(jobs, monkeypatch)
@@ -514,12 +557,13 @@ def test_the_wall_time_has_the_interrupted_parts(tmp_path, monkeypatch):
     assert json.loads((job.folder / "run.json").read_text())["wall_time"] > 1000
 
 
-def test_progress_begins_where_the_group_goes_on(tmp_path, monkeypatch):
+def test_progress_begins_where_the_group_goes_on(tmp_path, monkeypatch, capsys):
     jobs = together(jobs_of(tmp_path / "sweep", configs_of({"sweep.checkpoint_every": ALWAYS})))
     interrupt(jobs, monkeypatch)
     steps = []
     runner.run_group(jobs, report=steps.append)
     assert steps == [12, 12, 16]
+    assert capsys.readouterr().err == f"group {jobs[0].group} goes on at step 12\n"
 
 
 def test_what_a_killed_writer_left_is_cleared(tmp_path, monkeypatch):

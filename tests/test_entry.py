@@ -148,6 +148,22 @@ def test_exit_codes(runner, capsys):
     assert run("seed=4") == 2
 
 
+def test_what_goes_on_after_sweep_fresh(runner, capsys):
+    arguments = ["-m", "model.depth=2", "model.activation=tanh", "init=he", "train.batch_size=8,16", "seed=0,1"]
+    assert run(*arguments) == 0
+    kinds = {KeyboardInterrupt(): "interrupted: 0 of 4 jobs are finished and kept; ", OSError(28, "full"): "full; "}
+    for error, said in kinds.items():
+        runner.raises[0] = error
+        assert run(*arguments, "sweep.fresh=true") in (1, 130)
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.startswith(said)
+        assert last.endswith("the same command without sweep.fresh=true goes on")
+    runner.raises.clear()
+    runner.written.clear()
+    assert run(*arguments) == 0
+    assert len(runner.written) == 4
+
+
 def test_help(capsys):
     assert run("--help") == 0
     said = capsys.readouterr().out

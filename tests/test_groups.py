@@ -8,7 +8,7 @@ from conftest import configure
 
 from bpexp import spec
 from bpexp.sweep.files import read_json, write_json
-from bpexp.sweep.groups import alone, members, regroup, together, write_groups
+from bpexp.sweep.groups import alone, members, read_groups, regroup, together, write_groups
 from bpexp.sweep.job import Job
 
 
@@ -91,6 +91,15 @@ def test_groups_are_written_and_read_in_the_order_in_which_they_train(tmp_path):
     (trained,) = members(jobs).values()
     assert list(stored.values()) == [[job.folder.name for job in trained]]
     assert [job.config.model.depth for job in trained] == [5, 3, 2]
+
+
+@pytest.mark.parametrize("text", ['{"a": 3}', '{"a": "b"}', '{"a": ["b", 3]}', '{"a": null}', "[]", '{"a": ["b'])
+def test_groups_that_are_damaged_are_written_anew(tmp_path, text):
+    jobs = together(jobs_of(tmp_path, model__depth=(2, 5, 3)))
+    (tmp_path / "groups.json").write_text(text)
+    assert read_groups(tmp_path) == {}
+    write_groups(tmp_path, jobs)
+    assert list(read_groups(tmp_path)) == list(members(jobs))
 
 
 def test_a_stored_group_goes_on_in_its_own_order_when_the_grid_is_typed_in_another(tmp_path):

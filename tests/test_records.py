@@ -1,6 +1,9 @@
 """Records: what stands in them up to where, and how they are read again."""
 
+import errno
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import polars
@@ -138,15 +141,25 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     frame = recorded(snapshot(0, 0))[0]
     write_records(tmp_path, frame)
 
-    def half(self, path, **options):
-        path.write_bytes(b"PAR1")
+    def half(self, content):
+        with self.open("wb") as file:
+            file.write(content[:4])
         raise OSError("no space left")
 
-    monkeypatch.setattr(polars.DataFrame, "write_parquet", half)
+    monkeypatch.setattr(Path, "write_bytes", half)
     with pytest.raises(OSError, match="no space left"):
         write_records(tmp_path, frame.head(1))
     assert [path.name for path in tmp_path.iterdir()] == [RECORDS_FILE]
     assert read_records(tmp_path).equals(frame)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no device that is always full")
+def test_a_full_disk_is_an_error_of_the_disk(tmp_path):
+    (tmp_path / f".{RECORDS_FILE}.{os.getpid()}").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_records(tmp_path, recorded(snapshot(0, 0))[0])
+    assert caught.value.errno == errno.ENOSPC
+    assert list(tmp_path.iterdir()) == []
 
 
 def damage(content):

@@ -155,13 +155,13 @@ def test_only_some_networks_of_a_large_sweep_have_events():
 
     folder, results = sweep("seed=0,1", "model.depth=2,3", "train.steps=0", "sweep.max_runs=2")
     first = results.filter(polars.col("seed") == 0)["job"]
-    assert shown(folder) == {*first, "summary"}
+    assert shown(folder) == {*first, "summary", ".charts"}
     for job in results["job"]:
         assert not read_records(folder / job).is_empty()
     sweep("seed=0,1", "model.depth=2,3", "train.steps=0", "sweep.max_runs=0")
-    assert shown(folder) == {*first}  # finished jobs stay as they are
+    assert shown(folder) == {*first, "summary", ".charts"}  # finished jobs stay as they are
     sweep("seed=0,1", "model.depth=2,3", "train.steps=0", "sweep.max_runs=0", "sweep.fresh=true")
-    assert shown(folder) == set()  # but no old curves beside new records
+    assert shown(folder) == {"summary", ".charts"}  # the means stay, but no old curves beside new records
 
 
 def test_a_sweep_leaves_a_folder_for_each_job_and_a_table():

@@ -72,6 +72,18 @@ def test_cells_with_and_without_a_prediction_stand_side_by_side():
     assert identity is None
 
 
+def test_failed_networks_with_impossible_values_are_not_asked_of_theory():
+    numbered, _ = cells_of(inits=("he", "glorot"))
+    impossible = {"model.depth": 0, "model.width": -1, "seed": -1, "status": "failed"}
+    failed = (numbered["cell"] == 1) | (numbered["job"] == numbered["job"][0])
+    numbered = numbered.with_columns(
+        polars.when(failed).then(polars.lit(value)).otherwise(name).alias(name) for name, value in impossible.items()
+    )
+    he, glorot = summary.predict_cells(numbered).values()
+    assert he.backward_gain > 0
+    assert glorot is None
+
+
 def test_closed_gates_have_sizes_but_no_gradient_to_compare_with():
     numbered, records = cells_of(**{"model.residual": "rezero"})
     predictions = summary.predict_cells(numbered)

@@ -23,6 +23,9 @@ from bpexp.sweep.job import LONGEST_NAME
 from bpexp.sweep.results import RECORDS_FILE
 from bpexp.sweep.shown import spread
 
+MOST_CELLS = 64
+"""Cells that have a run: TensorBoard is slow with more."""
+
 MOST_ROWS = 500
 """Cells that the table names."""
 
@@ -38,7 +41,7 @@ class Cell(NamedTuple):
     rows: polars.DataFrame
 
 
-def write_cells(folder: Path, results: polars.DataFrame, most: int) -> int:
+def write_cells(folder: Path, results: polars.DataFrame, most: int = MOST_CELLS) -> int:
     """Write a run for each of at most `most` cells of a sweep, in place of those of an earlier command.
 
     Returns: how many there are; none for a sweep whose cells have one network each, which shows itself
@@ -54,10 +57,13 @@ def write_cells(folder: Path, results: polars.DataFrame, most: int) -> int:
             _write(folder / tags.CELLS / cells[place].name, events)
     _remove_others(folder / tags.CELLS, set(written))
     if written:
-        events = Events()
+        events, charts = Events(), Events()
         events.add(0, text("cells", table(cells, set(written))))
-        events.add(0, layout.of_cells(set.union(*written.values())))
+        charts.add(0, layout.of_cells(set.union(*written.values())))
         _write(folder / tags.CELLS, events)
+        _write(folder / tags.CHARTS, charts)
+    else:
+        _remove(folder / tags.CHARTS)
     return len(written)
 
 
@@ -69,10 +75,14 @@ def _write(folder: Path, events: Events) -> None:
 def _remove_others(folder: Path, names: set[str]) -> None:
     """Remove the runs of an earlier command; what else is in the folder stays."""
     for run in [path for path in folder.glob("*/") if path.name not in names] + ([] if names else [folder]):
-        for file in run.glob(event_file.PATTERN):
-            file.unlink()
-        with contextlib.suppress(OSError):
-            run.rmdir()
+        _remove(run)
+
+
+def _remove(run: Path) -> None:
+    for file in run.glob(event_file.PATTERN):
+        file.unlink()
+    with contextlib.suppress(OSError):
+        run.rmdir()
 
 
 def split_cells(results: polars.DataFrame) -> list[Cell]:

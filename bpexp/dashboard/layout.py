@@ -14,15 +14,21 @@ from bpexp.dashboard.events import string_value
 
 @functools.cache
 def of_run(classes: bool) -> Summary.Value:
-    """Return the charts of a network; with accuracies where there are classes."""
+    """Return the charts of a network; with accuracies where there are classes.
+
+    The means of cells are in them as well: the page has the charts of all runs, and none of its sections is to be empty
+    where cells alone are shown.
+    """
     layers = layouts.Chart(
         title="gradient norm of the first, the middle and the last layer (log10)",
-        multiline=layouts.MultilineChartContent(tag=["gradients/log10_(first|middle|last)_layer"]),
+        multiline=layouts.MultilineChartContent(tag=["(mean_)?gradients/log10_(first|middle|last)_layer"]),
     )
     median, smallest, largest = (f"gradients/log10_{word}_of_layers" for word in ("median", "smallest", "largest"))
     band = _margin("gradient norm over the layers: median, smallest to largest (log10)", median, smallest, largest)
     learning = [
-        layouts.Chart(title=title, multiline=layouts.MultilineChartContent(tag=[f"{title}/(train|validation|test)"]))
+        layouts.Chart(
+            title=title, multiline=layouts.MultilineChartContent(tag=[f"(mean_)?{title}/(train|validation|test)"])
+        )
         for title in ("loss", "accuracy")[: 1 + classes]
     ]
     return _layout({"gradients over the steps": [layers, band], "learning": learning})

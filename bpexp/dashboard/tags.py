@@ -14,6 +14,9 @@ FLOOR = -45.0
 CELLS = "summary"
 """The folder, beside those of the jobs, that the runs of cells are in."""
 
+CHARTS = ".charts"
+"""The run with the charts of cells: Custom Scalars shows charts in the order of runs, and it comes before all jobs."""
+
 INTERVALS = "within_95_percent"
 """The group of the ends of intervals: the last ones, since they are for the charts of the Custom Scalars."""
 

@@ -24,9 +24,12 @@ def remove_checkpoint(folder: Path) -> None:
     if not folder.is_dir():
         return
     (folder / STATE_FILE).unlink(missing_ok=True)  # first: without it the rest counts for nothing
-    for path in folder.iterdir():
-        path.unlink(missing_ok=True)
-    folder.rmdir()
+    for _ in range(2):  # a worker whose command is gone may write there for a moment
+        for path in folder.glob("*"):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+            break
     if folder.parent.name == CHECKPOINTS:
         with contextlib.suppress(OSError):  # other groups have theirs
             folder.parent.rmdir()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import re
 import shutil
 import time
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bpexp.spec import Sweep, UserError
 from bpexp.sweep.group import Ends, Group, Statuses, fail, train
+from bpexp.sweep.lock import LockedError
 from bpexp.sweep.progress import Progress
 
 if TYPE_CHECKING:
@@ -26,8 +28,12 @@ SECONDS_BETWEEN_LOOKS = {"local": 0.1, "slurm": 2.0}
 class Task:
     """What runs on the cluster. Slurm submits it again when its time is up, and its group goes on where it was."""
 
-    def __call__(self, group: Group) -> Statuses:
-        return train(group, lambda step: None)
+    def __call__(self, group: Group) -> Statuses | LockedError:
+        """Train a group, or find what it left: a job of a command that was killed trains it to the end."""
+        try:
+            return train(group, lambda step: None, patience=math.inf)
+        except LockedError as error:
+            return error  # submitit would pass on its text alone
 
     def checkpoint(self, group: Group) -> DelayedSubmission:
         """Return what is to be submitted, as submitit asks."""
@@ -59,12 +65,13 @@ def run_on_cluster(groups: Iterator[Group], progress: Progress, *, sweep: Sweep,
 
     workers:  most groups at once where there is no Slurm
     folder:   for the pickled groups and the logs; it is left where a job of the cluster failed
+    Raises:   LockedError: a group is being trained by a process of which nothing tells whether it lives
     """
     cluster = choose_cluster(sweep)
     waiting = list(groups)
     executor = _executor(cluster, sweep, folder, cuda=waiting[0].jobs[0].config.device == "cuda")
     most = workers if cluster == "local" else len(waiting)
-    running: dict[Job[Statuses], Group] = {}
+    running: dict[Job[Statuses | LockedError], Group] = {}
     clean = True
     try:
         while waiting or running:
@@ -75,14 +82,18 @@ def run_on_cluster(groups: Iterator[Group], progress: Progress, *, sweep: Sweep,
             for job in ended:
                 group, error = running.pop(job), job.exception()
                 clean = clean and error is None
-                yield group, job.result() if error is None else fail(group, _describe(job, error))
+                statuses = job.result() if error is None else fail(group, _describe(job, error))
+                if isinstance(statuses, LockedError):
+                    raise statuses
+                yield group, statuses
             if not ended:
                 time.sleep(SECONDS_BETWEEN_LOOKS[cluster])
     finally:
         for job in running:
             job.cancel(check=False)
     if clean:
-        shutil.rmtree(folder)
+        # A job of a command that was killed may still write there.
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _executor(cluster: str, sweep: Sweep, folder: Path, *, cuda: bool) -> AutoExecutor:
@@ -103,7 +114,7 @@ def _executor(cluster: str, sweep: Sweep, folder: Path, *, cuda: bool) -> AutoEx
     return executor
 
 
-def _describe(job: Job[Statuses], error: Exception) -> str:
+def _describe(job: Job[Statuses | LockedError], error: Exception) -> str:
     """Return the last line of the traceback of a job of the cluster, or its state where it was killed."""
     from submitit.core.utils import FailedJobError
 

@@ -19,14 +19,14 @@ from bpexp.sweep import grid, results
 from bpexp.sweep.cluster import choose_cluster
 from bpexp.sweep.compose import Composer, parse
 from bpexp.sweep.executors import start_early
-from bpexp.sweep.files import check_writable, clear_unfinished, read_json
+from bpexp.sweep.files import check_writable, clear_unfinished
 from bpexp.sweep.fitting import why_too_large
-from bpexp.sweep.groups import GROUPS_FILE, LARGEST_GROUP, alone, together, write_groups
+from bpexp.sweep.groups import GROUPS_FILE, LARGEST_GROUP, alone, read_groups, together, write_groups
 from bpexp.sweep.job import Job, existing_names, job_name
 from bpexp.sweep.launch import Networks
 from bpexp.sweep.lock import LockedError, check_free, hold
 from bpexp.sweep.shown import limit_shown
-from bpexp.validation import validate
+from bpexp.validation import validate, validate_sweep
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -147,8 +147,10 @@ class Command:
             if self.multirun:
                 write_groups(folder, [job for job in task.jobs if job.identity not in self.wrong])
             start = self.hydra.multirun if self.multirun else self.hydra.run
-            start("config", task, [*self.arguments, naming])
-            return folder, _conclude(folder, jobs, multirun=self.multirun)
+            with _going_on(fresh=jobs[0].config.sweep.fresh):
+                task.start_over()
+                start("config", task, [*self.arguments, naming])
+                return folder, _conclude(folder, jobs, multirun=self.multirun)
 
     def _single(self) -> tuple[Path, list[Job], str]:
         for override in self.given:
@@ -177,6 +179,8 @@ class Command:
         unknown = 0
         for overrides in grid.expand([*axes, *values, *last]):
             config, identity = self._compose(overrides)
+            if not jobs:
+                validate_sweep(config)
             if identity in jobs:
                 continue
             name = names.get(identity) or job_name(overrides, self.fixed, identity)
@@ -201,7 +205,8 @@ class Command:
             config: spec.Config = self.composer.compose(overrides)
             return config, spec.identity(config)
         except ValueError as error:
-            raise UserError(f"{error} (job {_shown(overrides)})") from None
+            where = "" if str(error).startswith("sweep.") else f" (job {_shown(overrides)})"
+            raise UserError(f"{error}{where}") from None
 
     def _check_launcher(self, *, ensemble: bool) -> None:
         for override in self.given:
@@ -286,10 +291,22 @@ def _only_writer(folder: Path, key: str) -> Iterator[None]:
         try:
             # A job's folder may be that of a sweep that runs.
             check_free(folder.parent / LOCK_FILE)
-            stack.enter_context(hold(folder / LOCK_FILE))
+            # Another command that looks whether it is free holds it for an instant.
+            stack.enter_context(hold(folder / LOCK_FILE, patience=0.1))
         except LockedError as error:
             raise UserError(f"{key}: {str(folder)!r} is {error}; wait for it, or choose another folder") from None
         yield
+
+
+@contextlib.contextmanager
+def _going_on(*, fresh: bool) -> Iterator[None]:
+    """Note on what interrupts a command under sweep.fresh which command goes on; without a note it is the same."""
+    try:
+        yield
+    except (KeyboardInterrupt, OSError) as error:
+        if fresh:
+            error.add_note("the same command without sweep.fresh=true goes on")
+        raise
 
 
 def _shown(overrides: Sequence[str]) -> str:
@@ -314,7 +331,7 @@ def _tell_damaged(folder: Path, task: Networks) -> None:
     if len(damaged) > SHOWN_MISTAKES:
         print(f"{len(damaged) - SHOWN_MISTAKES} more jobs with damaged files run again", file=sys.stderr)
     groups = folder / GROUPS_FILE
-    if groups.exists() and not read_json(groups):
+    if groups.exists() and not read_groups(folder):
         print(f"{groups}: damaged; it is written anew", file=sys.stderr)
 
 
@@ -323,7 +340,7 @@ def _conclude(folder: Path, jobs: Sequence[Job], *, multirun: bool) -> list[str]
     if multirun:
         from bpexp.dashboard import write_cells
 
-        write_cells(folder, frame, jobs[0].config.sweep.max_runs)
+        write_cells(folder, frame)
     counts = ", ".join(f"{count} {status}" for status, count in results.count_status(frame).items())
     print(f"{len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}: {counts}; results in {folder}")
     failed = frame.filter(frame["status"] == "failed").select("job", "error").rows()

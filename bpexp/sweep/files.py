@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from bpexp.spec import UserError
+
+if TYPE_CHECKING:
+    import polars
 
 TEMPORARY = re.compile(r"\..+\.\d+")
 """The name of a file that is being written: that of the file, with a dot before and the writer's process behind."""
@@ -45,6 +49,19 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file whole."""
     write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_parquet(
+    path: Path, frame: polars.DataFrame, *, compression: Literal["zstd", "lz4"] = "zstd", statistics: bool = True
+) -> None:
+    """Write a table as a parquet file, whole.
+
+    Raises:  OSError: of the disk; polars, were it to write the file, would make another error of it
+    """
+    content = io.BytesIO()
+    frame.write_parquet(content, compression=compression, statistics=statistics)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 from bpexp.spec import UserError
 from bpexp.sweep.files import write_json
 from bpexp.sweep.job import Job
-from bpexp.sweep.lock import hold
+from bpexp.sweep.lock import LockedError, hold
 from bpexp.sweep.results import RUN_FILE, current_commit, is_finished, read_run
 
 Report = Callable[[int], None]
@@ -70,16 +70,21 @@ Ends = Generator[tuple[Group, Statuses], None, None]
 """Groups with what became of their jobs, as they end."""
 
 
-def train(group: Group, report: Report) -> Statuses:
+def train(group: Group, report: Report, *, patience: float = PATIENCE) -> Statuses:
     """Train a group; return what became of the jobs that run.
 
     A job that fails is recorded, and is no failure of the others.
 
-    Raises:  UserError: a mistake that only training shows; OSError: a result that cannot be written
+    patience: seconds to wait for another process that trains it
+    Raises:   UserError: a mistake that only training shows; LockedError: another process trains it still;
+              OSError: a result that cannot be written
     """
     try:
-        with contextlib.nullcontext() if group.lock is None else hold(group.lock, patience=PATIENCE):
+        with contextlib.nullcontext() if group.lock is None else hold(group.lock, patience=patience):
             return _train(group, report)
+    except LockedError as error:
+        again = "the same command without sweep.fresh=true" if group.jobs[0].config.sweep.fresh else "the same command"
+        raise LockedError(f"group {group.name} is still {error}; wait for it, and give {again} again") from None
     except (UserError, OSError):
         raise
     except Exception as error:

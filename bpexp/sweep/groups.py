@@ -117,4 +117,11 @@ def members(jobs: Sequence[Job], stored: Mapping[str, Sequence[str]] | None = No
 def write_groups(folder: Path, jobs: Sequence[Job]) -> None:
     """Write which jobs train together, before work starts, beside the groups of earlier commands."""
     groups = {name: [job.folder.name for job in group] for name, group in members(jobs).items()}
-    write_json(folder / GROUPS_FILE, groups | read_json(folder / GROUPS_FILE))
+    write_json(folder / GROUPS_FILE, groups | read_groups(folder))
+
+
+def read_groups(folder: Path) -> dict[str, list[str]]:
+    """Return the names of folders by group; nothing where none are written, or what is there is damaged."""
+    groups = read_json(folder / GROUPS_FILE)
+    whole = all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in groups.values())
+    return groups if whole else {}

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from bpexp.spec import UserError
 from bpexp.sweep.files import read_json
 
 try:
@@ -27,29 +28,40 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _UNSUPPORTED = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
-_SECONDS_BETWEEN_TRIES = 0.05
+_SECONDS_BETWEEN_TRIES = (0.05, 1.0)
+"""At first, and at most: what waits long asks rarely."""
+
+_PATIENCE_WITH_THE_UNKNOWN = 10.0
 
 
-class LockedError(Exception):
-    """Another process holds a lock; the message says which, where, since when and with what command."""
+class LockedError(UserError):
+    """Another process holds a lock; the message says which, where, since when and with what command.
+
+    `lives` is whether that process is sure to be there still.
+    """
+
+    lives = True
 
 
 @contextlib.contextmanager
 def hold(path: Path, *, patience: float = 0.0) -> Iterator[None]:
     """Hold the lock file `path` while the block runs; the file is gone afterwards.
 
-    patience: seconds to wait for a process that holds it
+    patience: seconds to wait for a process that holds it; at most 10 where nothing tells whether that one lives
     Raises:   LockedError: another holds it still
     """
-    deadline = time.monotonic() + patience
+    started = time.monotonic()
+    pause, longest = _SECONDS_BETWEEN_TRIES
     while True:
         try:
             descriptor = _acquire(path)
             break
-        except LockedError:
-            if time.monotonic() >= deadline:
+        except LockedError as error:
+            seconds = patience if error.lives else min(patience, _PATIENCE_WITH_THE_UNKNOWN)
+            if time.monotonic() - started >= seconds:
                 raise
-            time.sleep(_SECONDS_BETWEEN_TRIES)
+            time.sleep(pause)
+            pause = min(2 * pause, longest)
     try:
         yield
     finally:
@@ -59,13 +71,18 @@ def hold(path: Path, *, patience: float = 0.0) -> Iterator[None]:
 
 
 def check_free(path: Path) -> None:
-    """Refuse where another process holds the lock file `path`; leave no file.
+    """Refuse where another process holds the lock file `path`; change nothing.
 
     Raises:  LockedError: naming it
     """
-    if path.exists():
-        with hold(path):
-            pass
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        _lock(descriptor, path, shared=True)
+    finally:
+        os.close(descriptor)
 
 
 def _acquire(path: Path) -> int:
@@ -82,14 +99,14 @@ def _acquire(path: Path) -> int:
         os.close(descriptor)  # deleted by its holder in the meantime
 
 
-def _lock(descriptor: int, path: Path) -> bool:
+def _lock(descriptor: int, path: Path, *, shared: bool = False) -> bool:
     """Lock an open file; return whether it was there to be locked.
 
     Raises:  LockedError: another process holds it
     """
     if fcntl is not None:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
             raise LockedError(_describe(read_json(path))) from None
@@ -98,8 +115,10 @@ def _lock(descriptor: int, path: Path) -> bool:
                 raise
     holder = read_json(path)
     if holder and not _is_gone(holder):
-        hint = "" if _is_here(holder) else f"; if it is gone, delete {path}"
-        raise LockedError(_describe(holder) + hint)
+        here = _is_here(holder)
+        locked = LockedError(_describe(holder) + ("" if here else f"; if it is gone, delete {path}"))
+        locked.lives = here
+        raise locked
     return True
 
 

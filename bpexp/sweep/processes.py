@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO
 
 from bpexp.sweep.group import Ends, Group, Statuses, fail
+from bpexp.sweep.lock import LockedError, hold
 from bpexp.sweep.progress import Progress
 from bpexp.sweep.worker import FORK, WAIT
 
@@ -56,12 +57,16 @@ class Server:
         socket.send_fds(self.control, [FORK], files)
 
     def exit_code(self, pid: int) -> int | None:
-        """Wait for a worker to end; return its exit code, negative for the signal that killed it."""
+        """Wait for a worker to end; return its exit code, negative for the signal that killed it.
+
+        It is None where the server is dead.
+        """
         try:
             self.control.sendall(WAIT + pid.to_bytes(4, "big"))
-            return int.from_bytes(self.control.recv(4), "big", signed=True)
+            answer = self.control.recv(4)
         except OSError:
             return None
+        return int.from_bytes(answer, "big", signed=True) if len(answer) == 4 else None
 
     def end(self) -> None:
         """Kill the server; its workers go on."""
@@ -181,6 +186,8 @@ def run_in_processes(groups: Iterator[Group], progress: Progress, *, workers: in
         yield from _hand_out(groups, pool, progress)
     finally:
         for worker in pool:
+            worker.connection.close()  # all begin to end
+        for worker in pool:
             worker.close()
 
 
@@ -221,7 +228,8 @@ def _bury(worker: Worker, pool: list[Worker], progress: Progress) -> tuple[Group
     if worker.group is None:
         return None
     if worker.group.lock is not None:
-        worker.group.lock.unlink(missing_ok=True)
+        with contextlib.suppress(LockedError), hold(worker.group.lock):
+            pass  # removes the file that it left, unless it waited for another
     return worker.group, fail(worker.group, message)
 
 

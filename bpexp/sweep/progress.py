@@ -23,7 +23,8 @@ WINDOW = 30.0
 class Progress:
     """Counts what is done of some groups: network-steps, jobs, and the work that is left, which tells the time left.
 
-    Steps that were done before, by a run that was interrupted, count as done but not for the speed.
+    Steps that were done before, by a run that was interrupted, count as done but not for the speed. It may be entered
+    anew for each of the groups.
     """
 
     def __init__(self, groups: Sequence[Group]) -> None:
@@ -36,6 +37,7 @@ class Progress:
         self.network_steps, self.work = 0, 0
         self.speeds = deque([(time.monotonic(), 0, 0)])
         self.shown = -float("inf")
+        self.line = ""  # the last one shown
         self.bar: Bar | None = None
         self.task: TaskID | None = None
 
@@ -49,6 +51,13 @@ class Progress:
     ) -> None:
         if self.bar is not None:
             self.bar.stop()
+        if error is not None or self.groups_done == self.groups:
+            self.conclude()
+
+    def conclude(self) -> None:
+        """Show the state at which all ends, unless that was the last one shown; a bar is gone by itself."""
+        if self.bar is None and self.text() != self.line:
+            self._print()
 
     def _open_bar(self) -> None:
         from rich.console import Console
@@ -109,8 +118,11 @@ class Progress:
         if self.bar is not None and self.task is not None:
             self.bar.update(self.task, description=self.text(), completed=self.total - self.left)
         elif time.monotonic() - self.shown > SECONDS_BETWEEN_LINES:
-            self.shown = time.monotonic()
-            print(self.text(), file=sys.stderr, flush=True)
+            self._print()
+
+    def _print(self) -> None:
+        self.shown, self.line = time.monotonic(), self.text()
+        print(self.line, file=sys.stderr, flush=True)
 
 
 def _duration(seconds: float) -> str:

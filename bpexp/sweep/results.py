@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bpexp import spec
-from bpexp.sweep.files import read_json, replacing
+from bpexp.sweep.files import read_json, write_parquet
 from bpexp.sweep.job import Job
 
 if TYPE_CHECKING:
@@ -49,8 +49,16 @@ def read_run(job: Job) -> dict[str, Any]:
 
 def is_finished(job: Job) -> bool:
     """Return whether a job has a result, be it that it diverged, with its records."""
-    run = read_run(job)
-    return run.get("status") in FINISHED and is_whole(job.folder / RECORDS_FILE, run)
+    return _is_finished(job.folder, read_run(job))
+
+
+def is_folder_finished(folder: Path) -> bool:
+    """Return whether the folder of a job, be it one of another grid, has a result with its records."""
+    return _is_finished(folder, read_json(folder / RUN_FILE))
+
+
+def _is_finished(folder: Path, run: Mapping[str, Any]) -> bool:
+    return run.get("status") in FINISHED and is_whole(folder / RECORDS_FILE, run)
 
 
 def is_whole(path: Path, run: Mapping[str, Any]) -> bool:
@@ -128,8 +136,7 @@ def table(jobs: Sequence[Job]) -> polars.DataFrame:
 def write_results(folder: Path, jobs: Sequence[Job]) -> polars.DataFrame:
     """Write and return `results.parquet`."""
     frame = table(jobs)
-    with replacing(folder / "results.parquet") as temporary:
-        frame.write_parquet(temporary)
+    write_parquet(folder / "results.parquet", frame)
     return frame
 
 

@@ -1,5 +1,6 @@
 """The runs of a sweep's cells: means and intervals of the records, and what stands beside them."""
 
+import itertools
 import math
 import re
 
@@ -124,6 +125,7 @@ def test_only_so_many_cells_and_the_table_names_all(tmp_path):
     assert table.count("| yes |") == 1
     assert dashboard.write_cells(tmp_path, results, 0) == 0
     assert not (tmp_path / "summary").exists()
+    assert not (tmp_path / ".charts").exists()
 
 
 def test_charts_and_descriptions(tmp_path):
@@ -132,15 +134,32 @@ def test_charts_and_descriptions(tmp_path):
     found = read(run)
     for tag, meta in metadata_of(run).items():
         assert meta.summary_description == tags.describe(tag)
-    (event,) = (tmp_path / "summary").glob("*tfevents*")
-    folder = tmp_path / "alone"
-    folder.mkdir()
-    (folder / event.name).write_bytes(event.read_bytes())
-    ((_, content),) = read(folder)["custom_scalars__config__"]
+    ((_, content),) = read(tmp_path / ".charts")["custom_scalars__config__"]
     charts = [chart for category in Layout.FromString(content.item()).category for chart in category.chart]
     series = [one for chart in charts for one in chart.margin.series]
     assert len(series) == len(tags.MEANS)
     assert {tag for one in series for tag in (one.value, one.lower, one.upper)} <= found.keys()
+
+
+def test_no_section_is_empty_where_cells_alone_are_shown(tmp_path):
+    results = make_sweep(tmp_path, FACTORS)
+    dashboard.write_run(tmp_path / results["job"][0], make_records(DEPTH), configure({"model.depth": DEPTH}), OUTCOME)
+    dashboard.write_cells(tmp_path, results)
+    layouts = {}
+    for run in (".charts", results["job"][0]):
+        ((_, content),) = read(tmp_path / run)["custom_scalars__config__"]
+        layouts[run] = Layout.FromString(content.item()).category
+    assert min(layouts) == ".charts"  # TensorBoard joins them in the order of their runs
+    found = read(tmp_path / "summary/init=he-3_networks")
+    for category in itertools.chain(*layouts.values()):
+        wanted = [tag for chart in category.chart for tag in chart.multiline.tag]
+        wanted += [re.escape(one.value) for chart in category.chart for one in chart.margin.series]
+        assert any(re.match(one, tag) for one in wanted for tag in found), category.title
+
+
+def test_no_hint_where_there_is_no_event_file(tmp_path):
+    make_sweep(tmp_path, FACTORS)
+    assert dashboard.hint(tmp_path) == ""
 
 
 def test_the_summary_is_no_job(tmp_path):
@@ -159,7 +178,10 @@ def test_link_and_hint_of_a_sweep_with_cells(tmp_path, monkeypatch):
     dashboard.write_run(sweep / results["job"][0], make_records(DEPTH), configure({"model.depth": DEPTH}), OUTCOME)
     dashboard.write_cells(sweep, results, 64)
     monkeypatch.chdir(tmp_path)
-    command, url = dashboard.hint(sweep).splitlines()
+    command, url, bands = dashboard.hint(sweep).splitlines()
+    assert bands.startswith("Custom Scalars (mean and 95 % interval over the seeds): filter runs by summary/")
+    runs = [path.relative_to(sweep).as_posix() for path in sweep.glob("*/*/")]
+    assert [run for run in runs if re.search(bands.rpartition(" ")[2], run)] == ["summary/init=glorot-2_networks"]
     assert "# 1 of 5 networks and the means of 2 cells; " in command
     assert len(url) < 600
     query, cards = pins(url)

@@ -350,6 +350,7 @@ def test_every_scale_has_a_grid_and_a_sentence():
 
 def test_finish_leaves_tables_and_figures_that_do_not_change(swept, tmp_path, capsys):
     folder = write_sweep(tmp_path / "sweep", *swept)
+    (folder / "events.out.tfevents.1").touch()
     gradient_flow.finish(folder)
     shown = capsys.readouterr().out
     assert "Of 4 cells" in shown

@@ -1,7 +1,10 @@
 """The same sweep in this process, in worker processes, on a cluster and under Hydra's own launcher."""
 
+import concurrent.futures
+import dataclasses
 import os
 import signal
+import socket
 import subprocess
 import sys
 import types
@@ -17,9 +20,10 @@ from bpexp.entry import call, main
 from bpexp.records import read_records
 from bpexp.sweep import cluster, executors, processes
 from bpexp.sweep.files import read_json
-from bpexp.sweep.group import Group
+from bpexp.sweep.group import Group, train
 from bpexp.sweep.job import Job
-from bpexp.sweep.processes import Worker, run_in_processes
+from bpexp.sweep.lock import LockedError, hold
+from bpexp.sweep.processes import Server, Worker, run_in_processes
 from bpexp.sweep.progress import Progress
 
 GRID = [
@@ -221,6 +225,53 @@ def test_jobs_of_the_cluster_that_break_fail_their_groups(tmp_path, monkeypatch)
     assert read_json(tmp_path / "0/run.json")["error"] == "OSError: no space"
     assert read_json(tmp_path / "1/run.json")["error"].startswith("job 1 of the cluster left no result (state ")
     assert logs.exists()
+
+
+@pytest.fixture
+def locked(tmp_path):
+    [group, *_] = groups_of(tmp_path, 0)
+    return dataclasses.replace(group, lock=tmp_path / ".0.lock")
+
+
+def test_a_group_that_another_process_trains_does_not_fail(locked, tmp_path):
+    said = rf"^group 0 is still in use by process {os.getpid()} on .*; wait for it, and give the same command again$"
+    with hold(locked.lock), pytest.raises(LockedError, match=said):
+        train(locked, lambda step: None, patience=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_of_the_cluster_waits_for_another_and_finds_what_it_left(locked):
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        with hold(locked.lock):
+            waiting = pool.submit(cluster.Task(), locked)
+            assert train(dataclasses.replace(locked, lock=None), lambda step: None) == {"0": "ok"}
+            left = (locked.jobs[0].folder / "run.json").stat().st_mtime_ns
+            assert not waiting.done()
+        assert waiting.result(60) == {"0": "ok"}
+    assert (locked.jobs[0].folder / "run.json").stat().st_mtime_ns == left
+
+
+def test_a_job_of_the_cluster_that_finds_its_group_locked_does_not_fail_it(locked, tmp_path, monkeypatch):
+    job = LocalJob(tmp_path, "0")
+    utils.cloudpickle_dump(("success", LockedError("group 0 is still in use")), job.paths.result_pickle)
+    executor = types.SimpleNamespace(map_array=lambda task, batch: [job])
+    monkeypatch.setattr(cluster, "_executor", lambda *arguments, **settings: executor)
+    sweep = configure({"sweep.cluster": "local"}).sweep
+    with pytest.raises(LockedError, match=r"^group 0 is still in use$"):
+        list(cluster.run_on_cluster(iter([locked]), Progress([locked]), sweep=sweep, workers=1, folder=tmp_path))
+    assert not locked.jobs[0].folder.exists()
+
+
+def test_of_a_worker_whose_server_is_dead_nothing_is_known():
+    server = Server()
+    server.process.kill()
+    server.process.wait()
+    assert server.exit_code(1) is None
+    server.control.close()
+    server.control, theirs = socket.socketpair()
+    with theirs, server.control:
+        theirs.shutdown(socket.SHUT_WR)
+        assert server.exit_code(1) is None
 
 
 def test_what_slurm_is_asked_for(tmp_path, monkeypatch):

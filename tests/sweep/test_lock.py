@@ -1,6 +1,7 @@
 import errno
 import fcntl
 import json
+import math
 import os
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import pytest
 
 from bpexp.entry import main
+from bpexp.sweep import lock
 from bpexp.sweep.lock import LockedError, check_free, hold
 
 HOLD = """
@@ -56,8 +58,7 @@ def test_held_by_one_at_a_time(path):
 def test_what_a_dead_process_left_is_taken_over(path, left):
     path.write_text(left)
     check_free(path)
-    assert not path.exists()
-    path.write_text(left)
+    assert path.read_text() == left
     with hold(path):
         assert json.loads(path.read_text())["pid"] == os.getpid()
     assert not path.exists()
@@ -77,6 +78,24 @@ def test_patience(path):
         child.kill()  # its file stays, its lock does not
         with hold(path, patience=60):
             assert json.loads(path.read_text())["pid"] == os.getpid()
+
+
+def test_two_may_look_at_once_whether_it_is_free(path):
+    path.write_text("left by a dead process")
+    with path.open() as other:
+        fcntl.flock(other, fcntl.LOCK_SH)
+        check_free(path)
+    with hold(path):
+        pass
+    check_free(path)
+    assert not path.exists()
+
+
+def test_patience_without_end_is_for_those_that_live(path, without_flock, monkeypatch):
+    monkeypatch.setattr(lock, "_PATIENCE_WITH_THE_UNKNOWN", 0.0)
+    path.write_text(json.dumps({"pid": int(dead_process()), "host": "elsewhere"}))
+    with pytest.raises(LockedError, match="if it is gone, delete"), hold(path, patience=math.inf):
+        pass
 
 
 def test_without_locks_of_the_file_system(path, without_flock):

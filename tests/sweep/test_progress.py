@@ -85,6 +85,24 @@ def test_a_plain_line_now_and_then(clock, capsys):
     )
 
 
+def test_the_last_line_is_the_end(clock, capsys):
+    first, second = group(0), group(1, name="two")
+    with Progress([first, second]) as progress:
+        progress.finish(first, {"0": "ok"})
+        progress.finish(second, {"1": "ok"})
+    assert capsys.readouterr().err == "groups 1/2, jobs 1/2\ngroups 2/2, jobs 2/2\n"
+
+
+def test_the_last_line_of_an_interrupted_run(clock, capsys):
+    first, second = group(0), group(1, name="two")
+    progress = Progress([first, second])
+    progress.report(first, 0)
+    progress.finish(first, {"0": "ok"})
+    with pytest.raises(KeyboardInterrupt), progress:
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == "groups 0/2, jobs 0/2\ngroups 1/2, jobs 1/2\n"
+
+
 def test_a_bar_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     one = group(0)

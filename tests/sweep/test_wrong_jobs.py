@@ -54,6 +54,35 @@ def test_wrong_jobs_are_counted_and_the_first_of_each_kind_is_named(folder, runn
     assert not folder.exists()
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("sweep.workers=0", "sweep.workers: 0 is out of range; must be at least 1\n"),
+        ("sweep.workers=two", "sweep.workers: 'two' is not an integer\n"),
+        ("sweep.minutes=3", "sweep.minutes: 3 would be ignored by sweep.executor=processes; choose submitit\n"),
+    ],
+)
+def test_a_wrong_setting_is_the_sweep_s(setting, said, folder, runner, capsys):
+    assert run("seed=0,1", "sweep.keep_going=true", setting) == 2
+    assert capsys.readouterr().err == said
+    assert not folder.exists()
+
+
+def test_an_unknown_executor_names_the_choices(folder, runner, capsys):
+    assert run("seed=0,1", "sweep.executor=foo") == 2
+    said = capsys.readouterr().err
+    assert said.startswith("sweep.executor: ")
+    assert "inline" in said
+    assert "job" not in said
+
+
+def test_stock_launchers_count_over_all_jobs(folder, runner, capsys):
+    assert run("seed=0,1,2", *STOCK) == 0
+    lines = [line.split(", ")[:2] for line in capsys.readouterr().err.splitlines() if line.startswith("groups ")]
+    assert all(groups.endswith("/3") for groups, _ in lines)
+    assert lines[-1] == ["groups 3/3", "jobs 3/3"]
+
+
 @pytest.mark.parametrize("launcher", [[], STOCK])
 def test_keep_going_runs_the_others(launcher, folder, runner, capsys):
     assert run("init.gain=1,-1", "seed=0,1", "sweep.keep_going=true", *launcher) == 1
