@@ -156,9 +156,9 @@ class Places:
         monkeypatch.setattr(Ensemble, "compute", counted)
         monkeypatch.setattr(checkpoint, "_force", half)
 
-    def note(self, event, arguments):
+    def note(self, event, arguments, changes=CHANGES):  # a module that is taken down has no globals
         opened = event == "open" and arguments[2] & os.O_CREAT
-        if (opened or event in CHANGES) and str(arguments[0]).startswith(self.folder):
+        if (opened or event in changes) and str(arguments[0]).startswith(self.folder):
             self.pass_()
             if opened:
                 self.before = Path(arguments[0]).stat().st_size if Path(arguments[0]).exists() else 0

@@ -174,6 +174,7 @@ def test_a_sweep_leaves_a_folder_for_each_job_and_a_table():
     assert {path.name for path in folder.iterdir()} - set(results["job"]) == {
         "results.parquet",
         "groups.json",
+        ".charts",
         "multirun.yaml",
         "summary",
     }
