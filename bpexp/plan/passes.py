@@ -113,7 +113,7 @@ def with_wrapped_number(operator: Operator) -> Operator:
     function = operator.function
     if operator.name in COMPARISONS:
         function = function.overloadpacket.Tensor
-    elif not isinstance(function._schema.arguments[1].type, torch.TensorType):  # noqa: SLF001 - as above
+    elif not isinstance(function._schema.arguments[1].type, torch.TensorType):  # noqa: SLF001 - its only statement
         return operator
     return Operator(function, (x, wrapped), operator.kwargs, operator.outputs)
 
