@@ -43,6 +43,22 @@ class Sweep:
 
 
 @dataclass(frozen=True)
+class Study:
+    """Numbers that claims are tested on which no sweep of an experiment leaves, and the number of seeds at each scale.
+
+    compute: seeds -> a row for each seed and case: the column `seed`, those that `where` chooses by, and what is found
+    """
+
+    name: str
+    compute: Callable[[int], polars.DataFrame]
+    seeds: Mapping[str, int]
+
+    def command(self, seeds: int) -> str:
+        scale = next(scale for scale, count in self.seeds.items() if count == seeds)
+        return shlex.join(["python", "-m", "experiments.claims", f"scale={scale}", f"only={self.name}"])
+
+
+@dataclass(frozen=True)
 class Claim:
     """A row of the ledger, before it is measured: on which networks, what, and between which bounds.
 
@@ -55,7 +71,7 @@ class Claim:
     expected: float
     low: float
     high: float
-    sweep: Sweep
+    sweep: Sweep | Study
     where: Where
     control: Where
     measure: Measure
@@ -66,7 +82,7 @@ def around(
     title: str,
     expected: float,
     tolerance: float,
-    sweep: Sweep,
+    sweep: Sweep | Study,
     where: Where,
     control: Where,
     measure: Measure,
@@ -86,10 +102,13 @@ def select(results: polars.DataFrame, where: Where) -> polars.DataFrame:
 
 
 def judge_claim(claim: Claim, results: polars.DataFrame, records: polars.DataFrame) -> dict[str, object]:
-    """Return the row of the ledger, and what its control measured, from the results and records of its sweep."""
+    """Return the row of the ledger, and what its control measured, from the results and records of its sweep.
+
+    Of a study the records are empty.
+    """
     measured, control = (
-        claim.measure(jobs, records.filter(records["job"].is_in(jobs["job"].implode())))
-        for jobs in (select(results, claim.where), select(results, claim.control))
+        claim.measure(rows, records.join(rows, on="job", how="semi") if "job" in records else records)
+        for rows in (select(results, claim.where), select(results, claim.control))
     )
     seeds = results["seed"].n_unique()
     return {
@@ -115,14 +134,20 @@ def compute_claims(claims: Sequence[Claim], measures: Sequence[str], scale: str,
 
     measures: those of the records that the claims look at
     """
+    import polars
+
     from bpexp.records import read_results, read_sweep
 
     rows = []
     for sweep in {claim.sweep.name: claim.sweep for claim in claims}.values():
         if scale in sweep.seeds:
             place = folder / sweep.name
-            run(sweep, sweep.seeds[scale], place)
-            results, records = read_results(place), read_sweep(place, measures)
+            seeds = sweep.seeds[scale]
+            if isinstance(sweep, Study):
+                results, records = sweep.compute(seeds), polars.DataFrame()
+            else:
+                run(sweep, seeds, place)
+                results, records = read_results(place), read_sweep(place, measures)
             rows += [(claim.claim, judge_claim(claim, results, records)) for claim in claims if claim.sweep is sweep]
     return claim_table([row for _, row in sorted(rows, key=lambda numbered: numbered[0])])
 
