@@ -18,7 +18,7 @@ from bpexp.data import load
 from bpexp.data.batches import Batches, Parts, make_parts
 from bpexp.dropout import Masks
 from bpexp.evaluation import Evaluation
-from bpexp.measures import MEASURES, View
+from bpexp.measures import MEASURES, View, in_one
 from bpexp.measuring import Measuring
 from bpexp.models import LOSSES, MLP, Statistics, Trace
 from bpexp.optim import flatten, make_clipper, make_optimizer
@@ -115,7 +115,7 @@ class Ensemble:
 
     def close(self) -> None:
         """Part with all that was recorded, and refers back: the memory is then free as soon as nobody has this."""
-        for name in ("training", "keeping", "careful", "measuring", "evaluation"):
+        for name in ("training", "keeping", "measuring", "evaluation"):
             self.__dict__.pop(name, None)
 
     def _load(self, configs: Sequence[Config]) -> Parts:
@@ -146,11 +146,6 @@ class Ensemble:
     def keeping(self) -> Step:
         """The step that keeps every layer's values and gradients."""
         return Step(self, keep=True)
-
-    @functools.cached_property
-    def careful(self) -> Step:
-        """The step that is observed in float64, and leaves `grads` as they are."""
-        return Step(self, careful=True)
 
     def _first_batch(self, network: int) -> Tensor:
         before = self.batches.state()
@@ -183,7 +178,7 @@ class Ensemble:
         """Run forward and backward; `grads` are then those of the loss with its L2 penalty.
 
         keep:    leave every layer's values to be read
-        observe: take the measures that are recorded with the step, for `training.seen`
+        observe: take the measures that are recorded with the step
         Returns: the losses without the penalty, (R,), until the next step
         """
         step = self.keeping if keep else self.training
@@ -223,10 +218,10 @@ class Ensemble:
     def view(self, values: Tensor, grads: Tensor, updates: Tensor) -> View:
         """Return what the measures of layers look at, after `compute(keep=True)`; flat vectors are cut into layers."""
         plan = self.keeping.plan
-        of_updates = self.view_of_updates(values, grads, updates, wide=True)
+        of_updates = self.view_of_updates(values, grads, updates)
         return self.view_of_pass(self.keeping.trace, plan.value, plan.gradient, of_updates)
 
-    def view_of_updates(self, values: Tensor, grads: Tensor, updates: Tensor, *, wide: bool) -> View:
+    def view_of_updates(self, values: Tensor, grads: Tensor, updates: Tensor) -> View:
         """Return the part of a view that is there without a pass."""
         parameters = self.layout.views(values)
         sorted_ = self.model.sort(parameters)
@@ -238,7 +233,6 @@ class Ensemble:
             grads=self.model.sort(self.layout.views(grads)).weights,
             updates=self.model.sort(self.layout.views(updates)).weights,
             gates=sorted_.gates,
-            wide=wide,
         )
 
     def view_of_pass(
@@ -264,7 +258,8 @@ class Ensemble:
             return None
         labels = y.argmax(2) if y.is_floating_point() else y
         # Of outputs that lie class by class it would take ten times as long.
-        return (outputs.contiguous().argmax(2) == labels).to(self.dtype).sum(1).double() / labels.shape[1]
+        hits = (outputs.contiguous().argmax(2) == labels).to(self.dtype)
+        return hits.sum(1, dtype=torch.float64) / labels.shape[1]
 
     def non_finite_layer(self, network: int) -> int | None:
         """Return where a network went non-finite in the last `compute(keep=True)`, as Divergence says, or None."""
@@ -288,14 +283,12 @@ class Ensemble:
 class Step:
     """The recorded forward and backward pass of an ensemble, and what is looked at in it.
 
-    keep:    every layer's values and gradients can be read after a step
-    careful: sums of what is looked at are taken in float64, and the gradients have a place of their own
+    keep: every layer's values and gradients can be read after a step
     """
 
-    def __init__(self, ensemble: Ensemble, *, keep: bool = False, careful: bool = False) -> None:
+    def __init__(self, ensemble: Ensemble, *, keep: bool = False) -> None:
         self.ensemble, self.trace = ensemble, Trace()
-        self.wide = careful or keep or ensemble.dtype == torch.float64 or ensemble.device.type != "cpu"
-        self.names: list[str] = []
+        self.seen: dict[str, int] = {}  # what is looked at: of how many layers, or 0 where it is of networks
         batches, masks = ensemble.batches, ensemble.masks.layers if ensemble.masks else ()
         input_mask = ensemble.input_masks.layers[0] if ensemble.input_masks else None
 
@@ -311,7 +304,7 @@ class Step:
             inputs,
             ensemble.parameters,
             keep=keep,
-            flat=torch.empty_like(ensemble.grads) if careful else ensemble.grads,
+            flat=ensemble.grads,
             observe=None if keep else self._observe,
             passes=ensemble.passes,
         )
@@ -321,19 +314,14 @@ class Step:
     def _observe(self, gradient: Callable[[Tensor], Tensor]) -> list[Tensor]:
         """Record the measures of the pass."""
         ensemble = self.ensemble
-        of_updates = ensemble.view_of_updates(ensemble.values, ensemble.grads, ensemble.grads, wide=self.wide)
+        of_updates = ensemble.view_of_updates(ensemble.values, ensemble.grads, ensemble.grads)
         view = ensemble.view_of_pass(self.trace, lambda tensor: tensor, gradient, of_updates)
         rows = [(n, m) for n, m in MEASURES.items() if m.reads == "pass" and view.layers(m.of)]
         found = {name: measure.function(view) for name, measure in rows}
         accuracy = ensemble.accuracy(self.trace.z[-1], ensemble.batches.y)
         found |= {} if accuracy is None else {"train_accuracy": accuracy}
-        self.names = list(found)
-        return list(found.values())
-
-    @property
-    def seen(self) -> dict[str, Tensor]:
-        """The measures of the last step that was observed."""
-        return dict(zip(self.names, self.plan.observed, strict=True))
+        self.seen = {name: value.shape[1] if value.dim() == 2 else 0 for name, value in found.items()}
+        return [in_one(found.values())]
 
 
 class RunningStatistics:

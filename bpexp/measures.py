@@ -1,13 +1,13 @@
 """MEASURES: what is looked at while networks train; a row and a pure function each.
 
 Every function takes a View and returns a value for each network and layer, (R, layers), in float64. Layers are numbered
-from 1, next to the input; the output layer is L + 1.
+from 1, next to the input; the output layer is L + 1. In memory values lie layer by layer, and so they are joined.
 """
 
 import functools
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -15,18 +15,12 @@ import torch
 from torch import Tensor
 
 from bpexp.activations import ACTIVATIONS
-from bpexp.plan.program import key_of
+from bpexp.plan.program import follows
 
 Layers = Literal["all", "hidden", "gated"]
 Reads = Literal["pass", "update", "both"]
 
 SATURATED_BELOW = 0.05  # of the activation's largest slope
-
-SAFE = (1e-15, 1e15)
-"""Norms that float32 can say to 1e-5: their squares, and sums of them, lie within its range."""
-
-LARGEST_ROW = 2**13
-"""Numbers whose squares float32 adds up in a row to 1e-5, be they all equal; of more, each sample's come first."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +33,6 @@ class View:
     batch: B
     activations: the networks' activations, each name with how many networks in a row have it
     slope: the activation's slope of a hidden layer at n
-    wide:  take sums in float64; else in the type of the numbers, and a norm that is not SAFE is NaN
     """
 
     activations: Sequence[tuple[str, int]]
@@ -53,7 +46,6 @@ class View:
     grads: Sequence[Tensor] = ()
     updates: Sequence[Tensor] = ()
     gates: Sequence[Tensor] = ()
-    wide: bool = True
     found: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
 
     @functools.cached_property
@@ -72,7 +64,7 @@ class View:
         """Return 2-norms, layer by layer: (R, layers)."""
         key = tuple(map(id, tensors))
         if key not in self.found:
-            self.found[key] = self.checked(by_layer([norms_of(run, wide=self.wide) for run in runs(tensors)]).double())
+            self.found[key] = by_layer([norms_of(run) for run in runs(tensors)]).mT
         return self.found[key]
 
     def rms(self, tensors: Sequence[Tensor]) -> Tensor:
@@ -81,14 +73,7 @@ class View:
 
     def means(self, tensors: Sequence[Tensor]) -> Tensor:
         """Return means over samples and units, layer by layer: (R, layers)."""
-        dtype = torch.float64 if self.wide else None
-        return by_layer([t.sum((1, 2), dtype=dtype)[:, None] for t in tensors]).double() / sizes(tensors)
-
-    def checked(self, norms: Tensor) -> Tensor:
-        """Return norms, in float64, NaN where they are not SAFE: zero may be what squares were rounded to."""
-        if self.wide:
-            return norms
-        return torch.where(norms.clamp(*SAFE) == norms, norms, math.nan)
+        return by_layer([sum_of(tensor)[None] for tensor in tensors]).mT / sizes(tensors)
 
     def layers(self, of: Layers) -> range:
         """Return the numbers of the layers that a measure is of."""
@@ -120,15 +105,21 @@ class Measure:
 
 
 def by_layer(values: Sequence[Tensor], networks: int = 0) -> Tensor:
-    """Join (R_l, layers) of the first R_l networks: (R, layers), NaN where a network has no such layer.
+    """Join (layers, R_l, ...) of the first R_l networks: (layers, R, ...), NaN where a network has no such layer.
 
     networks: R, where all may lack some layer
     """
-    alike = [torch.cat(list(same), 1) for _, same in itertools.groupby(values, len)]
-    networks = max(networks, *map(len, alike))
-    if all(len(value) == networks for value in alike):
-        return alike[0] if len(alike) == 1 else torch.cat(alike, 1)
-    return torch.cat([torch.nn.functional.pad(v, (0, 0, 0, networks - len(v)), value=math.nan) for v in alike], 1)
+    alike = [torch.cat(list(same)) for _, same in itertools.groupby(values, lambda value: value.shape[1])]
+    networks = max(networks, *(value.shape[1] for value in alike))
+    if any(value.shape[1] < networks for value in alike):
+        beside = (0, 0) * (alike[0].dim() - 2)
+        alike = [torch.nn.functional.pad(v, (*beside, 0, networks - v.shape[1]), value=math.nan) for v in alike]
+    return alike[0] if len(alike) == 1 else torch.cat(alike)
+
+
+def in_one(values: Iterable[Tensor]) -> Tensor:
+    """Join measures of layers, (R, layers), and of networks, (R,), as one vector, each as it lies in memory."""
+    return torch.cat([(value.mT if value.dim() == 2 else value).flatten() for value in values])
 
 
 def runs(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -142,24 +133,20 @@ def runs(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [run[0].as_strided((len(run), *run[0].shape), (run[0].numel(), *run[0].stride())) for run in found]
 
 
-def follows(one: Tensor, other: Tensor) -> bool:
-    """Whether a tensor begins where another one, of its shape, ends."""
-    return (
-        one.shape == other.shape
-        and one.is_contiguous()
-        and other.is_contiguous()
-        and key_of(one) == key_of(other)
-        and one.storage_offset() + one.numel() == other.storage_offset()
-    )
+def norms_of(run: Tensor) -> Tensor:
+    """Return the 2-norm of each network's share of a layer, (k, R_l), of k layers (k, R_l, ...)."""
+    norms: Tensor = torch.linalg.vector_norm(dense(run), dim=tuple(range(2, run.dim())), dtype=torch.float64)
+    return norms
 
 
-def norms_of(run: Tensor, *, wide: bool) -> Tensor:
-    """Return the 2-norm of each network's share of a layer, (R_l, k), of k layers (k, R_l, rows, units)."""
-    dtype = torch.float64 if wide else None
-    run = run if run.is_contiguous() else run.mT  # the order does not matter, and of the memory's a product is made
-    rows = run if run[0, 0].numel() > LARGEST_ROW and not wide else run.flatten(2)
-    result: Tensor = torch.linalg.vector_norm(rows, dim=-1, dtype=dtype)
-    return (result if result.dim() == 2 else torch.linalg.vector_norm(result, dim=-1)).mT
+def sum_of(tensor: Tensor) -> Tensor:
+    """Return the sum over samples and units of (R_l, B, W), (R_l,)."""
+    return dense(tensor).sum((1, 2), dtype=torch.float64)
+
+
+def dense(tensor: Tensor) -> Tensor:
+    """Return a tensor, or its transpose where that is how its numbers lie: to a sum the order does not matter."""
+    return tensor if tensor.is_contiguous() else tensor.mT
 
 
 def sizes(tensors: Sequence[Tensor]) -> Tensor:
@@ -191,25 +178,28 @@ def largest_slope(activation: str) -> float:
 
 
 def by_unit(values: Sequence[Tensor]) -> Tensor:
-    """Join (R_l, W) of the first R_l networks: (R, layers, W), NaN where a network has no such layer."""
-    joined = by_layer(values)
-    return joined.view(len(joined), len(values), -1)
+    """Join (R_l, W) of the first R_l networks: (layers, R, W), NaN where a network has no such layer."""
+    return by_layer([value[None] for value in values])
 
 
 def dead_fraction(view: View) -> Tensor:
     most = by_unit([slope.sum(1) if view.is_step else slope.amax(1) for slope in view.slopes])
-    return 1 - most.sign().sum(2).double() / most.shape[2]
+    return 1 - most.sign().sum(2, dtype=torch.float64).mT / most.shape[2]
 
 
 def saturated_fraction(view: View) -> Tensor:
     size = sizes(view.n)
     if view.is_step:
-        return 1 - by_unit([slope.sum(1) for slope in view.slopes]).sum(2).double() / size
-    line = torch.cat(
-        [view.n[0].new_full((r, 1, 1), SATURATED_BELOW * largest_slope(name)) for name, r in view.activations]
-    )
-    counts = [(slope < line[: len(slope)]).to(slope.dtype).sum((1, 2))[:, None] for slope in view.slopes]
-    return by_layer(counts).double() / size
+        steep = by_unit([slope.sum(1) for slope in view.slopes]).sum(2, dtype=torch.float64)
+        return 1 - steep.mT / size
+    lines = [SATURATED_BELOW * largest_slope(name) for name, _ in view.activations]
+    if len(lines) == 1:
+        below = [(slope < lines[0]).to(slope.dtype) for slope in view.slopes]
+    else:
+        parts = zip(view.activations, lines, strict=True)
+        line = torch.cat([view.n[0].new_full((networks, 1, 1), line) for (_, networks), line in parts])
+        below = [(slope < line[: len(slope)]).to(slope.dtype) for slope in view.slopes]
+    return by_layer([sum_of(one)[None] for one in below]).mT / size
 
 
 MEASURES: dict[str, Measure] = {
@@ -259,7 +249,7 @@ MEASURES: dict[str, Measure] = {
             "1",
             "factor of the layer's branch",
             "gated",
-            lambda view: by_layer([g[:, None] for g in view.gates], sum(r for _, r in view.activations)).double(),
+            lambda view: by_layer([g[None] for g in view.gates], sum(r for _, r in view.activations)).double().mT,
         ),
     )
 }

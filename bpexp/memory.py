@@ -16,11 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bpexp import spec
+from bpexp.chunks import BYTES
 from bpexp.data import describe
-from bpexp.data.batches import is_held
+from bpexp.data.batches import epochs_at_once, is_held
 from bpexp.spec import Config
-
-ITEMSIZE = {"float32": 4, "float64": 8}
 
 PROCESS = 320 * 2**20
 """A process with all that it imports."""
@@ -30,10 +29,10 @@ LAYER = 900 * 2**10
 
 RECORDED = {
     "identity": 6.5,
-    "relu": 10.5,
+    "relu": 9.5,
     "leaky_relu": 11.0,
     "sigmoid": 11.0,
-    "tanh": 11.0,
+    "tanh": 10.0,
     "celu": 13.0,
     "silu": 15.0,
     "softplus": 15.0,
@@ -86,7 +85,7 @@ def estimate(configs: Sequence[Config]) -> Estimate:
     Raises:  ValueError: as `bpexp.data.describe`
     """
     config = configs[0]
-    item = ITEMSIZE[config.dtype]
+    item = BYTES[config.dtype]
     data = describe(config.data.name, config.data.root)
     features, outputs = data.features, data.outputs
     parameters = sum(count_parameters(one, features, outputs) for one in configs)
@@ -111,7 +110,7 @@ def count_parameters(config: Config, features: int, outputs: int) -> int:
 def _vectors(configs: Sequence[Config]) -> float:
     """Return how many vectors of all parameters there are at once."""
     one = configs[0].optimizer
-    moments = 2 if one.name in spec.ADAPTIVE else 1
+    moments = 2 if one.name in spec.ADAPTIVE else any(config.optimizer.momentum for config in configs)
     own = [name for name in ("lr", "l2", "weight_decay", "momentum", "beta1", "beta2") if _differs(configs, name)]
     spread = len(own) + (one.l2 > 0) + (one.weight_decay > 0) + (one.schedule != "constant")
     state = 1 + moments
@@ -136,7 +135,7 @@ def _activations(configs: Sequence[Config], features: int, outputs: int) -> floa
 def _data(configs: Sequence[Config]) -> int:
     """Return the bytes of the samples, as they are read and as they are held, and of what is evaluated of them."""
     config, seeds = configs[0], len({config.seed for config in configs})
-    item, networks = ITEMSIZE[config.dtype], len(configs)
+    item, networks = BYTES[config.dtype], len(configs)
     data = describe(config.data.name, config.data.root)
     train, (_, val, test) = data.training_samples(config.data.train_size), data.parts
     samples = seeds * (train + val + test)
@@ -144,7 +143,7 @@ def _data(configs: Sequence[Config]) -> int:
     held = is_held(data.as_bytes, samples, data.features, item)
     read = data.samples * data.features * (1 if data.as_bytes else 8)
     kept = samples * (16 + 2 * targets + (0 if held else data.features * item))
-    order = 2 * networks * train * 8
+    order = 2 * networks * train * epochs_at_once(networks, train) * 8
     results = 6 * networks * data.outputs * (val + test) * item
     return read + kept + order + results
 
@@ -203,38 +202,40 @@ def workers_that_fit(totals: Sequence[int], wanted: int, limit: int) -> int:
     return max(fitting, default=1)
 
 
-def usable(device: str = "cpu") -> int | None:
+def usable(device: str = "cpu", *, ever: bool = False) -> int | None:
     """Return how many bytes can be used: of the device's memory, or of this machine's or its container's.
 
     device:  "cpu", or one of CUDA, which needs torch
+    ever:    were nothing else in the memory
     Returns: None where the system does not tell
     """
     if device != "cpu":
         import torch
 
-        return int(SHARE * torch.cuda.mem_get_info(device)[0])
-    free = available()
+        return int(SHARE * torch.cuda.mem_get_info(device)[ever])
+    free = available(ever=ever)
     return None if free is None else int(SHARE * free)
 
 
-def available(root: Path = Path("/")) -> int | None:
+def available(root: Path = Path("/"), *, ever: bool = False) -> int | None:
     """Return how many bytes are free on this machine, and within the limits of the control groups around this process.
 
     root:    where proc and sys are
+    ever:    as of `usable`
     """
-    free = [*_of_control_groups(root), *_of_machine(root)]
+    free = [*_of_control_groups(root, ever=ever), *_of_machine(root, ever=ever)]
     if not free and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         free.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     return max(0, min(free)) if free else None
 
 
-def _of_machine(root: Path) -> Iterator[int]:
+def _of_machine(root: Path, *, ever: bool) -> Iterator[int]:
     for line in _read(root / "proc/meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
+        if line.startswith("MemTotal:" if ever else "MemAvailable:"):
             yield int(line.split()[1]) * 1024
 
 
-def _of_control_groups(root: Path) -> Iterator[int]:
+def _of_control_groups(root: Path, *, ever: bool) -> Iterator[int]:
     """Give what each control group around this process leaves; the first version's and the second's."""
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -249,12 +250,15 @@ def _of_control_groups(root: Path) -> Iterator[int]:
         # In a container the path may be the host's, and the mount what is left of it.
         for folder in (group, *group.parents):
             if mount in (folder, *folder.parents):
-                yield from _left(folder, *names)
+                yield from _left(folder, *names, ever=ever)
 
 
-def _left(folder: Path, limit_name: str, usage_name: str, cache_name: str) -> Iterator[int]:
+def _left(folder: Path, limit_name: str, usage_name: str, cache_name: str, *, ever: bool) -> Iterator[int]:
     limit, usage = _read(folder / limit_name).strip(), _read(folder / usage_name).strip()
     if not limit.isdecimal() or not usage.isdecimal():  # "max", or no such group
+        return
+    if ever:
+        yield int(limit)
         return
     # What files left in the cache is given back when it is needed.
     cache = [

@@ -60,13 +60,13 @@ class Recorder:
         self._add_rows(range(last + 1 - count, last + 1), [None] * count, ["train_loss"] * count)
         self.values.append(snapshot.train_loss)
         layers: list[int | None] = [None] * len(snapshot.networks)
-        measures, values = list(snapshot.networks), list(snapshot.networks.values())
+        measures, values = list(snapshot.networks), [np.stack(list(snapshot.networks.values()))]
         for name, (numbers, of_layers) in snapshot.layers.items():
             layers += numbers
             measures += [name] * len(numbers)
-            values += list(of_layers.T)
+            values.append(of_layers.T)
         self._add_rows([last] * len(layers), layers, measures)
-        self.values.append(np.stack(values))
+        self.values += values
         self.diverged |= snapshot.diverged
         self.last_step[~self.ended] = last
         for network, divergence in snapshot.diverged.items():

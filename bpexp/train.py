@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bpexp.ensemble import Ensemble
+from bpexp.optim import clip_effect
 from bpexp.spec import Config
 from bpexp.validation import parse_criterion
 
@@ -121,20 +122,18 @@ class Loop:
     def _measure(self, step: int) -> Snapshot:
         """Measure at a step that is computed, and update; the update after the last step is measured and taken back."""
         ensemble, measuring = self.ensemble, self.measuring
-        others = {"train_loss": self.losses[: step - self.since + 1], **self._evaluate(step)}
+        losses, others = self.losses[: step - self.since + 1], self._evaluate(step)
         measuring.update()
         if ensemble.clipper is not None:
             others["clip_fraction"] = ensemble.clipped.double() / (step + 1)
-        seen, layers = measuring.measure(ensemble.training)
-        networks, of_layers = to_host(others | seen, layers)
-        again = measuring.unsaid(networks, of_layers) & ~self.finished & ~self.diverged
-        if again.any() and not ensemble.training.wide:
-            for values, wide in zip((networks, of_layers), to_host(*measuring.measure_again()), strict=True):
-                for name, numbers in wide.items():
-                    values[name][again] = numbers[again]
+            # Now, before a measure goes through the step again.
+            others["clipped_norm"], others["clip_cosine"] = clip_effect(
+                ensemble.layout, measuring.grads, ensemble.grads
+            )
+        networks = to_host({"losses": losses, "measures": measuring.measure()} | others)
         if step == self.config.train.steps:
             measuring.take_back()
-        return self._snapshot(step, networks=networks, layers=of_layers)
+        return self._snapshot(step, networks.pop("losses"), networks.pop("measures"), networks)
 
     def _evaluate(self, step: int) -> dict[str, Tensor]:
         """Return the measures on the validation and the test part where the step is one at which they are taken."""
@@ -146,14 +145,12 @@ class Loop:
                 found |= {f"{name}_loss": loss} | ({} if accuracy is None else {f"{name}_accuracy": accuracy})
         return found
 
-    def _snapshot(self, step: int, *, networks: dict[str, Array], layers: dict[str, Array]) -> Snapshot:
-        losses, measuring = networks.pop("train_loss"), self.measuring
-        finite = np.isfinite(losses).all(axis=0) & np.isfinite(networks["grad_norm"])
-        for name in ("preactivation_rms", "activation_rms", "delta_rms"):
-            finite &= (np.isfinite(layers[name]) | measuring.missing[:, measuring.numbers[name]]).all(axis=1)
-        new = np.flatnonzero(~finite & ~self.diverged & ~self.finished)
+    def _snapshot(self, step: int, losses: Array, measures: Array, others: dict[str, Array]) -> Snapshot:
+        networks, layers = self.measuring.cut(measures)
+        new = np.flatnonzero(self._diverging(losses, measures) & ~self.diverged & ~self.finished)
         diverged = self._locate(new, step) if len(new) else {}
         self.diverged[new] = True
+        networks = others | networks
         if self.criterion is not None:
             shown = {"train_loss": losses[-1], **networks}[self.criterion.measure]
             self.finished |= [self.criterion.met(value) for value in shown] & ~self.diverged
@@ -161,11 +158,22 @@ class Loop:
         return Snapshot(
             step=step,
             train_loss=losses,
-            layers={name: (measuring.numbers[name], values) for name, values in layers.items()},
+            layers={name: (self.measuring.numbers[name], values) for name, values in layers.items()},
             networks=networks,
             finished=self.finished.copy(),
             diverged=diverged,
         )
+
+    def _diverging(self, losses: Array, measures: Array) -> NDArray[np.bool_]:
+        """Return the networks of which a loss, a gradient or what a layer makes is not finite, (R,)."""
+        if np.isfinite(losses).all() and np.isfinite(measures).all():
+            return np.zeros(losses.shape[1], dtype=bool)
+        (networks, layers), measuring = self.measuring.cut(measures), self.measuring
+        finite = np.isfinite(losses).all(axis=0) & np.isfinite(networks["grad_norm"])
+        for name in ("preactivation_rms", "activation_rms", "delta_rms"):
+            finite &= (np.isfinite(layers[name]) | measuring.missing[:, measuring.numbers[name]]).all(axis=1)
+        diverging: NDArray[np.bool_] = ~finite
+        return diverging
 
     def _locate(self, networks: NDArray[np.intp], last: int) -> dict[int, Divergence]:
         """Go through the steps since the last snapshot once more, and find where networks went non-finite."""
@@ -185,14 +193,11 @@ class Loop:
         return {network: Divergence(last, layer) for network, layer in outputs.items()} | found
 
 
-def to_host(*groups: dict[str, Tensor]) -> list[dict[str, Array]]:
+def to_host(tensors: dict[str, Tensor]) -> dict[str, Array]:
     """Return tensors as float64 arrays, in one copy from the device."""
-    flat = torch.cat([tensor.double().flatten() for group in groups for tensor in group.values()]).cpu().numpy()
-    host, start = [], 0
-    for group in groups:
-        arrays = {}
-        for name, tensor in group.items():
-            arrays[name] = flat[start : start + tensor.numel()].reshape(tensor.shape)
-            start += tensor.numel()
-        host.append(arrays)
+    flat = torch.cat([tensor.double().flatten() for tensor in tensors.values()]).cpu().numpy()
+    host, start = {}, 0
+    for name, tensor in tensors.items():
+        host[name] = flat[start : start + tensor.numel()].reshape(tensor.shape)
+        start += tensor.numel()
     return host

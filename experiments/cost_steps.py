@@ -95,7 +95,10 @@ MEASURE_EVERY = 10
 MEASURES_TARGET = 1.02
 """What was asked: all measures every tenth step add at most 2 % to a step."""
 
-MEASURED = (Size(16, 10, 32, 128), Size(1, 10, 64, 64), Size(1, 30, 64, 128), Size(1, 10, 256, 256), DEEP)
+VANISHING = Size(8, 30, 32, 64, "sigmoid")
+"""Networks whose gradients vanish: in their first layers float32 rounds the squares to zero."""
+
+MEASURED = (Size(16, 10, 32, 128), Size(1, 10, 64, 64), VANISHING, Size(1, 30, 64, 128), Size(1, 10, 256, 256), DEEP)
 
 EFFORTS = {
     "smoke": Effort(("relu",), rounds=7, seconds=0.002, choosing=0, measured=(10, MEASURED[:2])),
@@ -232,14 +235,12 @@ def time_dropout(effort: Effort) -> dict[str, Any]:
 
 def time_measures(size: Size, effort: Effort) -> dict[str, Any]:
     """Return the row of training by the product's own loop that is measured, over steps with nothing beside."""
-    turns = [
-        Turn(name, side, effort.measured[0])
-        for name, side in {
-            "plain": Ours(size.ensemble(), draws=True),
-            "layers": Measured(size, MEASURE_EVERY, evaluates=False),
-            "measured": Measured(size, MEASURE_EVERY),
-        }.items()
-    ]
+    sides: dict[str, Side] = {
+        "plain": Ours(size.ensemble(), draws=True),
+        "layers": Measured(size, MEASURE_EVERY, evaluates=False),
+        "measured": Measured(size, MEASURE_EVERY),
+    }
+    turns = [Turn(name, side, effort.measured[0]) for name, side in sides.items()]
     taken = take_rounds([*turns, *reversed(turns)], max(7, effort.rounds // 7))
     plain, layers, measured = (processor(taken[turn.name]) for turn in turns)
     found = median_interval(ratios(measured, plain))

@@ -12,11 +12,12 @@ from scipy.optimize import minimize_scalar
 from torch import nn
 from torch_network import TorchNetwork
 
-from bpexp import measures
 from bpexp.activations import ACTIVATIONS
 from bpexp.data import load
 from bpexp.ensemble import Ensemble
-from bpexp.measures import MEASURES, SATURATED_BELOW, Measure, View, largest_slope, runs
+from bpexp.measures import MEASURES, SATURATED_BELOW, Measure, View, largest_slope, norms_of, runs, sum_of
+from bpexp.plan import PASSES
+from bpexp.plan.recording import Recording
 from bpexp.train import train
 
 NETWORKS, DEPTH, BATCH = 3, 3, 24
@@ -136,7 +137,7 @@ def test_a_networks_measures_are_their_definitions(case):
                 expected[f"{part}_accuracy"] = (outputs.argmax(1) == labels).double().mean().item()
         if case == "clip":
             assert theirs.norm > configs[0].clip.threshold
-            expected["clip_fraction"] = 1.0
+            expected |= {"clip_fraction": 1.0, "clipped_norm": configs[0].clip.threshold, "clip_cosine": 1.0}
         shown = {"train_loss": snapshot.train_loss[-1], **snapshot.networks}
         assert {name: pytest.approx(float(values[network]), rel=1e-12) for name, values in shown.items()} == expected
 
@@ -215,23 +216,32 @@ def test_the_ratio_of_what_is_tiny_and_of_what_is_large():
 NORMS = ("preactivation_rms", "activation_rms", "delta_rms", "grad_norm", "weight_norm")
 
 
-def test_sums_in_float32_are_right_or_say_that_they_cannot_tell():
-    names = (*NORMS, "preactivation_mean", "activation_mean", "dead_fraction", "saturated_fraction")
+def recorded(name, shown):
+    """A measure as it is recorded with a step."""
+    return Recording(lambda: [MEASURES[name].function(replace(shown, found={}))]).run()[0]
+
+
+def test_what_is_recorded_of_float32_is_what_float64_says():
+    names = (*NORMS, "preactivation_mean", "activation_mean", "dead_fraction", "saturated_fraction", "update_ratio")
     for activation, name in itertools.product(("tanh", "relu", "gelu"), names):
-        wide = view(activation=activation)
-        narrow = replace(wide, wide=False, found={})
-        found, expected = MEASURES[name].function(narrow), MEASURES[name].function(wide)
+        shown = view(activation=activation)
+        found, expected = recorded(name, shown), MEASURES[name].function(shown)
         assert found.dtype == torch.float64
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
-    for scale, name in itertools.product((0.0, 1e-30, 1e30), NORMS):
-        assert MEASURES[name].function(replace(view(scale), wide=False, found={})).isnan().all()
+    for scale, name in itertools.product((0.0, *EXTREMES.values()), NORMS):
+        shown = view(scale)
+        torch.testing.assert_close(recorded(name, shown), MEASURES[name].function(shown), rtol=1e-5, atol=0)
 
 
-def test_long_rows_are_added_up_in_two_steps(monkeypatch):
-    narrow = replace(view(), wide=False, found={})
-    once = narrow.norms(narrow.z)
-    monkeypatch.setattr(measures, "LARGEST_ROW", 3)
-    torch.testing.assert_close(replace(narrow, found={}).norms(narrow.z), once, rtol=1e-6, atol=0)
+def test_a_networks_sums_do_not_depend_on_its_neighbours():
+    stream = torch.Generator().manual_seed(0)
+    scales = torch.tensor([1.0, 1e-25, 0.0, 1e25, math.nan, math.inf, 1e-42, 3e37, 1.0])
+    x = torch.randn(len(scales), 8, 16, generator=stream).abs() * scales[:, None, None]
+    for formula in (lambda x: norms_of(x[None])[0], sum_of):
+        found = Recording(lambda f=formula: [f(x)]).run()[0].clone()
+        alone = [Recording(lambda f=formula, r=row: [f(r[None])]).run()[0].clone() for row in x]
+        assert torch.equal(found.nan_to_num(nan=-1), torch.cat(alone).nan_to_num(nan=-1))
+        torch.testing.assert_close(found, formula(x), rtol=1e-5, atol=0, equal_nan=True)
 
 
 def test_layers_that_lie_one_behind_another_are_looked_at_together():
@@ -241,6 +251,20 @@ def test_layers_that_lie_one_behind_another_are_looked_at_together():
     assert [len(run) for run in runs(layers)] == [3]
     assert [len(run) for run in runs([layers[1], layers[0], flat[:6].view(1, 3, 2)])] == [1, 1, 1]
     torch.testing.assert_close(view().norms(layers), alone.double(), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_what_training_stacks_is_looked_at_together(activation):
+    values = {"model.depth": 6, "model.width": 16, "train.batch_size": 16, "model.activation": activation}
+    shown, calls = [], []
+    for passes in (set(PASSES), set(PASSES) - {"stack"}):
+        ensemble = Ensemble([configure(values)], passes=passes)
+        ensemble.compute(observe=True)
+        ensemble.measuring.update()
+        shown.append(ensemble.measuring.measure())
+        calls.append(len(ensemble.training.plan.observing) - len(ensemble.training.plan.program))
+    assert torch.equal(*shown)
+    assert calls[0] <= calls[1] - 16
 
 
 def test_zero_is_zero_and_nothing_is_hidden():
@@ -346,12 +370,12 @@ def test_a_row_is_all_that_a_measure_takes(monkeypatch):
 
 
 @pytest.mark.parametrize("value", [0.7, 1 / 3, 0.3])
-@pytest.mark.parametrize("shape", [(1, 2, 64, 128), (1, 1, 512, 512), (2, 1, 1024, 256)])
+@pytest.mark.parametrize("shape", [(1, 2, 64, 128), (1, 1, 512, 512), (2, 1, 1024, 256), (1, 3, 101, 103)])
 def test_float32_adds_up_equal_numbers_to_a_hundred_thousandth(value, shape):
     run = torch.full(shape, value)
-    torch.testing.assert_close(
-        measures.norms_of(run, wide=False).double(), measures.norms_of(run, wide=True), rtol=1e-5, atol=0
-    )
+    for formula in (norms_of, lambda run: sum_of(run[0])):
+        found = Recording(lambda f=formula: [f(run)]).run()[0]
+        torch.testing.assert_close(found, formula(run), rtol=1e-5, atol=0)
 
 
 def test_a_gate_that_only_some_networks_have():

@@ -12,6 +12,7 @@ from bpexp.optim import (
     clip_by_norm,
     clip_by_unit,
     clip_by_value,
+    clip_effect,
     factors,
     flatten,
     is_weight,
@@ -379,6 +380,20 @@ def test_a_clipper_tells_which_networks_it_clipped(name):
         {"norm": clip_by_norm, "value": clip_by_value}[name](layout, expected, vector(*CLIPS[name]))
     assert torch.equal(grads, expected)
     assert not torch.equal(grads, before)
+    norms, cosines = clip_effect(layout, before, grads)
+    for r in range(NETWORKS):
+        old, new = (torch.cat([view[r].reshape(-1) for view in layout.views(flat)]) for flat in (before, grads))
+        torch.testing.assert_close(norms[r], new.norm())
+        torch.testing.assert_close(cosines[r], torch.nn.functional.cosine_similarity(old, new, dim=0))
+    assert (cosines[[0, 2]] < 0.999).all() == (name != "norm")
+
+
+def test_the_effect_of_clipping_is_unknown_on_a_zero_gradient_and_does_not_overflow():
+    layout, before = flatten([torch.full((3, 2, 4), 1e30)])
+    layout.views(before)[0][0], layout.views(before)[0][2, 0, 0] = 0.0, torch.nan
+    norms, cosines = clip_effect(layout, before, 1e-20 * before)
+    torch.testing.assert_close(norms[:2], vector(0.0, 8**0.5 * 1e10))
+    torch.testing.assert_close(cosines, vector(torch.nan, 1.0, torch.nan), equal_nan=True)
 
 
 def test_no_clipping_is_none():

@@ -20,6 +20,9 @@ LARGEST_COPIES = 2**27
 What is larger, and is bytes where it comes from, is held as these bytes, once for all seeds.
 """
 
+MOST_EPOCHS, MOST_PLACES = 8, 2**17
+"""Epochs that are drawn at once, and places of all networks in them: a small draw takes less than the calls for it."""
+
 
 class Bytes:
     """Samples of S seeds, held once as the bytes of their data set, and standardized when they are looked at.
@@ -57,6 +60,7 @@ class Parts:
         import torch
 
         self.x, self.y = x, y
+        self.flat_x, self.flat_y = x if isinstance(x, Bytes) else x.flatten(0, 1), y.flatten(0, 1)
         self.seeds, self.samples, self.features = x.shape[0], x.shape[1], x.shape[2]
         places = which.tolist()
         # With a seed of its own for every network nothing has to be copied.
@@ -71,19 +75,19 @@ class Parts:
         return (x, y) if self.which is None else (x[self.which], y[self.which])
 
     def take(self, places: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> None:
-        """Put samples of each network into x (R, B, F) and y (R, B, ...), by their places among S * N, (R * B,)."""
+        """Put samples of each network into x (R * B, F) and y (R * B, ...), by their places among S * N, (R * B,)."""
         import torch
 
-        torch.index_select(self.y.flatten(0, 1), 0, places, out=y.flatten(0, 1))
-        if not isinstance(self.x, Bytes):
-            torch.index_select(self.x.flatten(0, 1), 0, places, out=x.flatten(0, 1))
+        torch.index_select(self.flat_y, 0, places, out=y)
+        if not isinstance(self.flat_x, Bytes):
+            torch.index_select(self.flat_x, 0, places, out=x)
             return
-        of_networks = places.view(self.networks, -1)
+        x, of_networks = x.view(self.networks, -1, self.features), places.view(self.networks, -1)
         if self.which is None:
-            self.x.take(of_networks, x)
+            self.flat_x.take(of_networks, x)
         else:
             of_seeds = x.new_empty((self.seeds, *x.shape[1:]))
-            self.x.take(of_networks[self.first], of_seeds)
+            self.flat_x.take(of_networks[self.first], of_seeds)
             torch.index_select(of_seeds, 0, self.which, out=x)
 
 
@@ -128,6 +132,11 @@ def is_held(as_bytes: bool, samples: int, features: int, itemsize: int) -> bool:
     return as_bytes and samples * features * itemsize > LARGEST_COPIES
 
 
+def epochs_at_once(networks: int, samples: int) -> int:
+    """Return how many epochs of so many networks and training samples are drawn at once."""
+    return max(1, min(MOST_EPOCHS, MOST_PLACES // (networks * samples)))
+
+
 class Batches:
     """Fills `x` (R, B, F) and `y` (R, B, ...) with the next batch.
 
@@ -144,40 +153,48 @@ class Batches:
         dtype, y = part.x.dtype, part.y
         self.x = torch.empty(part.networks, batch_size, part.features, dtype=dtype, device=y.device)
         self.y = y.new_empty((part.networks, batch_size, *y.shape[2:]))
+        self.flat_x, self.flat_y = self.x.flatten(0, 1), self.y.flatten(0, 1)  # views
 
     def renew(self, part: Parts, seeds: Sequence[int]) -> None:
         """Start with another part, of the same sizes; `x` and `y` stay where they are."""
         self.part, self.samples = part, part.samples
-        self.batches = self.samples // self.batch_size
+        self.batches = self.samples // self.batch_size  # of an epoch
+        self.epochs = epochs_at_once(part.networks, self.samples)
         self.streams = [generator(seed, "order") for seed in seeds]
+        self.drawn: list[torch.Tensor] | None = None  # the streams' states, where they are known
         self.order: torch.Tensor | None = None
-        self.next = self.batches  # the first batch draws the first epoch
+        self.next = 0  # the first batch draws the first epochs
 
     def fill(self) -> None:
         """Go on to the next batch."""
-        if self.order is None or self.next == self.batches:
+        if self.order is None or self.next == len(self.order):
             self.order, self.next = self._draw(), 0
-        self.part.take(self.order[self.next], self.x, self.y)
+        self.part.take(self.order[self.next], self.flat_x, self.flat_y)
         self.next += 1
 
     def _draw(self) -> torch.Tensor:
-        """Draw an epoch: the places of every batch's samples, (batches, R * B), among the S * N of all."""
+        """Draw epochs: the places of every batch's samples, (batches, R * B), among the S * N of all."""
         import torch
 
-        used = self.batches * self.batch_size
-        drawn = [torch.randperm(self.samples, generator=stream)[:used] for stream in self.streams]
-        places = torch.stack([order + number * self.samples for number, order in enumerate(drawn)])
-        places = places.to(self.y.device, non_blocking=True)
-        places = places if self.part.which is None else places[self.part.which]
-        return places.view(len(places), self.batches, -1).transpose(0, 1).flatten(1)
+        seeds, used, self.drawn = self.part.seeds, self.batches * self.batch_size, None
+        drawn = torch.empty(seeds, self.epochs, self.samples, dtype=torch.int64)
+        for stream, epochs in zip(self.streams, drawn, strict=True):
+            for epoch in epochs:
+                torch.randperm(self.samples, generator=stream, out=epoch)
+        places = drawn[:, :, :used] + torch.arange(seeds)[:, None, None] * self.samples
+        by_batch = places.to(self.y.device, non_blocking=True).view(seeds, -1, self.batch_size).transpose(0, 1)
+        return (by_batch if self.part.which is None else by_batch.index_select(1, self.part.which)).flatten(1)
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs to draw the same batches again."""
-        # An order is replaced, never changed.
-        return {"streams": [stream.get_state() for stream in self.streams], "order": self.order, "next": self.next}
+        if self.drawn is None:
+            self.drawn = [stream.get_state() for stream in self.streams]
+        # States and orders are replaced, never changed.
+        return {"streams": self.drawn, "order": self.order, "next": self.next}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go back to a state."""
+        self.drawn = state["streams"]
         for stream, before in zip(self.streams, state["streams"], strict=True):
             stream.set_state(before)
         order = state["order"]

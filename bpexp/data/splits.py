@@ -180,16 +180,18 @@ def stratified_order(labels: torch.Tensor, generator: torch.Generator) -> torch.
     Shapes:  labels: (N,) int64 from 0; returns (N,) int64
     Source:  the divisor method of J. Q. Adams: Balinski and Young 1982, Fair Representation
     """
+    import numpy as np
     import torch
 
     shuffled = torch.randperm(len(labels), generator=generator)
-    labels = labels[shuffled]
-    progress = torch.empty(len(labels), dtype=torch.float64)
-    for label in range(int(labels.max()) + 1):
-        members = labels == label
-        count = int(members.sum())
-        progress[members] = torch.arange(count, dtype=torch.float64) / count
-    return shuffled[progress.argsort(stable=True)]
+    # In numpy, whose small sorts take half of torch's time.
+    drawn = labels[shuffled].numpy()
+    by_class, counts = drawn.argsort(kind="stable"), np.bincount(drawn)
+    classes = drawn[by_class]
+    ranks = np.arange(len(drawn)) - (counts.cumsum() - counts)[classes]
+    progress = np.empty(len(drawn))
+    progress[by_class] = ranks / counts[classes]
+    return shuffled[torch.from_numpy(progress.argsort(kind="stable"))]
 
 
 def standardization(train: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -264,7 +266,8 @@ def check_finite(name: str, x: torch.Tensor, y: torch.Tensor) -> None:
     Raises:  ValueError: which feature or target of which sample is what
     """
     for column, values in (("feature", x), ("target", y)):
-        if not values.is_floating_point():
+        # Of what is not finite no sum is; it takes a tenth of the time of looking at each.
+        if not values.is_floating_point() or bool(values.sum().isfinite()):
             continue
         bad = (~values.isfinite()).nonzero()
         if len(bad):

@@ -56,3 +56,22 @@ def clip_by_unit(layout: Layout, grads: Tensor, values: Tensor, threshold: Tenso
         largest = first(ratio, grad) * unit_norms(value).clamp_(min=floor)
         scales.append(layout.filled(shrink_units(grad, largest).amin((0, 2, 3)), 1.0))
     return torch.stack(scales).amin(0) < 1
+
+
+def clip_effect(layout: Layout, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the norms of clipped gradients, and the cosine of the angle by which clipping turned each.
+
+    Math:    ||after||; <before, after> / (||before|| ||after||)
+    Shapes:  before, after: flat; returns (R,) float64 each
+    Edge:    a zero gradient has no direction: its cosine is NaN; so are both of a NaN
+    """
+    norms_before, norms_after = layout.norms(before), layout.norms(after)
+    cosines = torch.zeros_like(norms_after)
+    for run_before, run_after in zip(layout.runs(before), layout.runs(after), strict=True):
+        # Unit vectors, in float64: no product overflows or vanishes.
+        units = (
+            run.double() / first(norms, run)[:, None]
+            for run, norms in ((run_before, norms_before), (run_after, norms_after))
+        )
+        cosines += layout.filled(torch.linalg.vecdot(*units).sum(0))
+    return norms_after, cosines.clamp_(-1, 1)

@@ -102,7 +102,7 @@ class SGD(Optimizer):
         self.momentum = layout.spread(momentum) if bool(momentum.any()) else None
         self.velocity = torch.zeros_like(values)
         self.direction = torch.empty_like(values)
-        self.moments = {"velocity": self.velocity}
+        self.moments = {} if self.momentum is None else {"velocity": self.velocity}
 
     def _descend(self, grads: Tensor, lr: Spread) -> None:
         direction = grads

@@ -11,6 +11,7 @@ from torch import Tensor
 from bpexp.plan.buffers import Buffers
 from bpexp.plan.products import numpy_product
 from bpexp.plan.program import Operator, key_of, replaced, tensors_in
+from bpexp.plan.reductions import AXES, fast_reduction
 
 COPIES = frozenset({"clone", "_to_copy"})
 
@@ -56,6 +57,8 @@ def single_forms(
     packet = operator.function.overloadpacket
     if operator.name == "bmm" and (product := numpy_product(args[0], args[1], output)) is not None:
         yield product
+    if operator.name in AXES and (reduction := fast_reduction(operator, output, args[0])) is not None:
+        yield reduction
     if operator.name in COPIES:
         yield partial(output.copy_, args[0])
     in_place = in_place_form(operator, args, output)

@@ -54,7 +54,10 @@ def join_in_place(program: Program) -> None:
         # What a step needs is not made where there is only what is looked at.
         able = program.made - blocked if not program.observes(operator) else program.seen - blocked
         fit = [
-            key_of(part) in able and owners.get(key_of(part)) == 1 and is_whole(part) and is_aligned(share)
+            key_of(part) in able
+            and owners.get(key_of(part)) == 1
+            and is_whole(part)
+            and (is_aligned(share) or key_of(part) in program.seen)
             for part, share in shares
         ]
         if not any(fit) or len({key_of(part) for part, _ in shares}) < len(shares):

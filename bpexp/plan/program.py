@@ -103,6 +103,17 @@ def layout(tensor: Tensor) -> Layout:
     return tensor.dtype, tensor.size(), tensor.stride(), tensor.storage_offset(), tensor.untyped_storage().nbytes()
 
 
+def follows(one: Tensor, other: Tensor) -> bool:
+    """Whether a tensor begins where another one, of its shape, ends."""
+    return (
+        one.shape == other.shape
+        and one.is_contiguous()
+        and other.is_contiguous()
+        and key_of(one) == key_of(other)
+        and one.storage_offset() + one.numel() == other.storage_offset()
+    )
+
+
 def view_in(storage: torch.UntypedStorage, start: int, like: Tensor) -> Tensor:
     """A tensor of the type, sizes and strides of another, in a storage from an element on."""
     return torch.empty(0, dtype=like.dtype, device=like.device).set_(storage, start, like.size(), like.stride())

@@ -24,6 +24,7 @@ from bpexp.plan.program import (
     layout,
     replaced,
 )
+from bpexp.plan.together import look_together
 
 STACKED = frozenset({"bmm", "sum", "mul", "sub", "rsub", "addcmul"} | COMPARISONS)
 """They do the same at every place along the first axis, to the last bit."""
@@ -41,6 +42,7 @@ def stack(program: Program) -> None:
     what they make before. Of many as many are put together as LARGEST_STACK allows.
     """
     Stacks(program).build()
+    look_together(program)
 
 
 class Stacks:

@@ -19,9 +19,9 @@ def run(device, name):
     configs = mixed() if name == "mixed" else networks_of(name)
     ensemble = Ensemble(configs, "fakegpu")
     loop = Loop(ensemble)
-    # Each epoch sends its order, each snapshot fetches its measures; there is nothing else to wait for.
-    epochs = -(-(configs[0].train.steps + 1) // ensemble.batches.batches)
-    with device.steps(sent=epochs, fetched=len(SNAPSHOTS)):
+    # Each draw of epochs sends its order, each snapshot fetches its measures; there is nothing else to wait for.
+    draws = -(-(configs[0].train.steps + 1) // (ensemble.batches.batches * ensemble.batches.epochs))
+    with device.steps(sent=draws, fetched=len(SNAPSHOTS)):
         shown = list(loop.run())
     assert [snapshot.step for snapshot in shown] == SNAPSHOTS
     state = ensemble.state()
