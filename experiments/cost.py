@@ -33,7 +33,7 @@ SCALES = {
     "default": "Steps: the rows with relu and tanh, 21 rounds. Sweeps: 64 jobs of 100 steps, twice; sweeps are not"
     " judged.",
     "full": "Steps: the rows with relu and tanh, against torch.compile too where there is a C++ compiler, 31 rounds."
-    " Sweeps: 256 and 1,000 jobs of 300 steps, 1 to 3 rounds.",
+    " Sweeps: 256 to 1,000 jobs of 300 steps, 1 to 5 rounds.",
 }
 
 Report = Callable[[str], None]

@@ -51,7 +51,7 @@ class Effort:
 EFFORTS = {
     "smoke": Effort(16, 2, None, 0),
     "default": Effort(64, 3, None, 0),
-    "full": Effort(256, 5, Grid(256, 300), 1, asked=True),
+    "full": Effort(256, 5, Grid(512, 300), 5, asked=True),
 }
 
 
@@ -162,48 +162,29 @@ class Workers(Command):
 
 
 def time_processes(effort: Effort, grid: Grid) -> list[dict[str, Any]]:
-    """Return a row for the whole sweep, and one without what it takes to start and to end: a sweep of no steps."""
+    """Return what a sweep takes with one worker and with two, the start of the command and of its workers counted."""
     with TemporaryDirectory() as folder:
-        turns = [
-            Turn(f"{kind} {workers}", Workers(Path(folder), one, *by_workers(workers)), one.jobs)
-            for kind, one in (("whole", grid), ("no steps", replace(grid, steps=0)))
-            for workers in (1, 2)
-        ]
+        sides = {
+            workers: Workers(Path(folder), grid, "sweep.executor=processes", f"sweep.workers={workers}")
+            for workers in ("1", "2")
+        }
+        turns = [Turn(workers, side, grid.jobs) for workers, side in sides.items()]
         taken = take_rounds(turns, effort.rounds)
-    return process_rows(grid, taken, PROCESSES_TARGET if effort.asked else None)
+    return [process_row(grid, taken, PROCESSES_TARGET if effort.asked else None)]
 
 
-def by_workers(count: int) -> tuple[str, str]:
-    return ("sweep.executor=processes", f"sweep.workers={count}")
-
-
-def process_rows(grid: Grid, taken: Mapping[str, Sequence[Seconds]], target: float | None) -> list[dict[str, Any]]:
-    """Return the rows of the table `processes`; a target is for the whole sweep, its start counted."""
+def process_row(grid: Grid, taken: Mapping[str, Sequence[Seconds]], target: float | None) -> dict[str, Any]:
+    """Return how many times as fast two processes are by the clock on the wall, and how much more they compute."""
     from bpexp.statistics import geometric_interval
 
-    seconds = {name: [grid.jobs * one for one in wall(found)] for name, found in taken.items()}
-    steps = {
-        workers: [
-            whole - start
-            for whole, start in zip(seconds[f"whole {workers}"], seconds[f"no steps {workers}"], strict=True)
-        ]
-        for workers in (1, 2)
+    one, two = taken["1"], taken["2"]
+    found = geometric_interval(ratios(wall(one), wall(two)))
+    return {
+        "sweep": grid.name,
+        "one_s": grid.jobs * statistics.median(wall(one)),
+        "two_s": grid.jobs * statistics.median(wall(two)),
+        "processor_ratio": statistics.median(ratios(processor(two), processor(one))),
+        **columns("ratio", found),
+        "target": target,
+        "verdict": at_least(found, target),
     }
-    rows = []
-    for what, one, two, asked in (
-        ("the whole sweep", seconds["whole 1"], seconds["whole 2"], target),
-        ("less the sweep without steps", steps[1], steps[2], None),
-    ):
-        found = geometric_interval(ratios(one, two))
-        rows.append(
-            {
-                "sweep": grid.name,
-                "what": what,
-                "one_s": statistics.median(one),
-                "two_s": statistics.median(two),
-                **columns("ratio", found),
-                "target": asked,
-                "verdict": at_least(found, asked),
-            }
-        )
-    return rows

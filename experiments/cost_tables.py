@@ -211,19 +211,19 @@ LAYOUTS = {
         digits=2,
     ),
     "processes": Layout(
-        "The same sweep with one worker and with two, each a command of its own, by the clock on the wall. The start "
-        "of the command and of its workers counts in the first row; from the second is taken what the same command "
-        "takes for jobs of no step.",
+        "The same sweep with one worker and with two, each a command of its own, by the clock on the wall; the start "
+        "of the command and of its workers counts. Processor time is that of two over that of one: what is done twice, "
+        "and how much two cores that share a memory slow each other down.",
         (
             Column("sweep", text("sweep")),
-            Column("what", text("what")),
             Column("one process", number("one_s", ".1f", " s")),
             Column("two", number("two_s", ".1f", " s")),
             Column("times as fast", ranged("ratio", 2)),
+            Column("processor time", number("processor_ratio", ".2f")),
             Column("target", number("target", ".1f")),
             VERDICT,
         ),
-        what=lambda row: f"two processes over one, {row['what']}, {row['sweep']}",
+        what=lambda row: f"two processes over one, {row['sweep']}",
         digits=2,
         least=True,
     ),

@@ -164,7 +164,7 @@ def prediction(tables: Tables) -> str:
         "A sweep of 256 jobs of 300 steps, L10 D32 B128, is 4.5 times as fast on one core as a plain loop for each "
         "job, 3.6 times with dropout, 25 times as fast as a process for each; one of 1,000 jobs 5 times, in under 120 "
         "s. Its steps reach 70 % of the speed of the matrix product alone. A job costs 10 ms beside its training, 100 "
-        "scalars to TensorBoard 0.25 ms. Two processes are 1.8 times as fast as one."
+        "scalars to TensorBoard 0.25 ms. Two processes train 512 such jobs 1.8 times as fast as one."
     )
 
 

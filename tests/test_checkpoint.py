@@ -282,14 +282,18 @@ def test_workers_that_are_killed_lose_no_job_and_double_none(tmp_path):
     expected = results_of(uninterrupted(sweep_of(tmp_path / "whole", NEVER)))
     jobs = sweep_of(tmp_path / "sweep")
     moments, gone_on = random.Random(3), 0
-    for _ in range(2):
+    for written in (True, False):
         for group in Networks(jobs).groups():
-            gone_on += (checkpoint_folder(group.jobs) / "state").exists()
+            state = checkpoint_folder(group.jobs) / "state"
+            gone_on += state.exists()
             worker = Worker()
             while not worker.idle:
                 worker.receive(None)
             worker.give(group)
             wait([worker.connection])  # it has begun
+            deadline = time.monotonic() + 10
+            while written and not state.exists() and time.monotonic() < deadline:
+                time.sleep(0.001)
             time.sleep(moments.uniform(0, 0.05))
             os.kill(worker.pid, signal.SIGKILL)
             worker.close()

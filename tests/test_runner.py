@@ -91,7 +91,8 @@ def test_one_network(arguments, request):
     depth = 1 if case == "one-layer" else 3
     measured = [step for step in (0, 2, 4) if step <= steps]
     whole = WHOLE - ACCURACIES if case == "regression" else WHOLE
-    whole = whole | {"clip_fraction"} if "clip" in case or case == "rezero" else whole
+    clipping = {"clip_fraction", "clipped_norm", "clip_cosine"}
+    whole = whole | clipping if "clip" in case or case == "rezero" else whole
 
     assert dict(records.schema) == SCHEMA
     of_network = records.filter(polars.col("layer").is_null())

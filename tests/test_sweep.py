@@ -11,7 +11,7 @@ from bpexp.entry import FailedJobsError, call
 from bpexp.spec import UserError
 from bpexp.sweep.compose import parse
 from bpexp.sweep.files import read_json, replacing, write_text
-from bpexp.sweep.grid import expand
+from bpexp.sweep.grid import cells, expand
 from bpexp.sweep.groups import alone, together
 from bpexp.sweep.job import LONGEST_NAME, Job, job_name
 from bpexp.sweep.launch import Networks
@@ -48,6 +48,18 @@ def files(folder):
 )
 def test_expand(arguments, jobs):
     assert expand(parse(arguments)) == jobs
+
+
+@pytest.mark.parametrize(
+    ("arguments", "jobs"),
+    [
+        (["b=0,1"], [["a=1", "b=0"], ["a=1", "b=1"], ["a=2", "c=3", "b=0"], ["a=2", "c=3", "b=1"]]),
+        (["c=7", "b=0"], [["c=7", "b=0"]]),
+    ],
+)
+def test_expand_cells_unless_one_of_their_keys_is_given(arguments, jobs):
+    given = parse(arguments)
+    assert expand(given, [parse(cell) for cell in cells({"cells": ["a=1", "a=2 c=3"]}, given)]) == jobs
 
 
 def test_expand_refuses_an_empty_axis():

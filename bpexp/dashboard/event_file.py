@@ -72,6 +72,7 @@ def _lists() -> list[list[int]]:
     return [[int(value) for value in row] for row in _tables()]
 
 
+@functools.lru_cache(4096)
 def _checksum(data: bytes) -> int:
     table, crc = _lists()[0], 0xFFFFFFFF
     for byte in data:
@@ -93,8 +94,9 @@ def checksums(records: Sequence[bytes]) -> list[int]:
     padded = padded.copy()
     starts = np.cumsum([n * BLOCK for n in counts]) - [len(record) for record in records]
     padded[(starts[:, None] + np.arange(4)).ravel()] ^= 255
-    looked_up = _tables()[np.arange(BLOCK - 1, -1, -1), padded.reshape(-1, BLOCK)]
-    blocks = iter(np.bitwise_xor.reduce(looked_up, 1).tolist())
+    # Taking from a flat table takes a third of the time of two indices.
+    places = padded.reshape(-1, BLOCK) + 256 * np.arange(BLOCK - 1, -1, -1)
+    blocks = iter(np.bitwise_xor.reduce(_tables().ravel().take(places), 1).tolist())
     d, c, b, a = _lists()[-4:]
     found = []
     for count in counts:

@@ -22,6 +22,10 @@ from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 
 from bpexp.dashboard import heatmap, tags
 
+_FLOAT = struct.Struct("<f").pack
+_SUMMARY = bytes([Event.SUMMARY_FIELD_NUMBER << 3 | 2])
+"""What stands before the length of an event's summary, its last field: the number of the field, and that it has one."""
+
 LARGEST = float(np.finfo(np.float32).max)
 """TensorBoard's values are float32; what is larger is not finite there."""
 
@@ -40,14 +44,15 @@ class Events:
 
     def scalars(self, tag: str, steps: Iterable[int], values: Iterable[float]) -> None:
         """Add a curve; what is not finite is left out."""
-        start = _scalar_start(tag)
+        start, described, values_of = _scalar_start(tag), tag in self._described, self._values
         for step, value in zip(steps, values, strict=True):
             if not abs(value) <= LARGEST:
                 continue
-            if tag in self._described:
-                self._values[step].append(start + struct.pack("<f", value))
+            if described:
+                values_of[step].append(start + _FLOAT(value))
             else:
                 self.add(step, Summary.Value(tag=tag, simple_value=value))
+                described = True
 
     def image(self, tag: str, step: int, png: bytes) -> None:
         """Add a picture."""
@@ -70,10 +75,19 @@ class Events:
         """Return the serialized events, the file's own first one included."""
         found = [Event(wall_time=wall_time, file_version="brain.Event:2").SerializeToString()]
         for step in sorted(self._values):
-            event = Event(wall_time=wall_time, step=step)
-            event.summary.MergeFromString(b"".join(self._values[step]))
-            found.append(event.SerializeToString())
+            start = Event(wall_time=wall_time, step=step).SerializeToString()
+            summary = b"".join(self._values[step])
+            found.append(b"".join((start, _SUMMARY, _varint(len(summary)), summary)))
         return found
+
+
+def _varint(number: int) -> bytes:
+    """Return a number as protocol buffers hold it: seven bits a byte, the lowest first."""
+    parts = []
+    while number > 127:
+        parts.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*parts, number])
 
 
 @functools.cache

@@ -76,7 +76,7 @@ def draw(title: str, grid: NDArray[np.float64], steps: Sequence[int]) -> bytes:
     """
     canvas = _template(title, grid.shape[0], tuple(steps)).copy()
     rows, columns = _cells(*grid.shape)
-    canvas[_TOP:_BOTTOM, _LEFT:_RIGHT] = indices(grid)[np.ix_(rows, columns)]
+    canvas[_TOP:_BOTTOM, _LEFT:_RIGHT] = indices(grid).take(columns, 1).take(rows, 0)
     image = Image.fromarray(canvas)
     image.putpalette(palette().tobytes())
     file = io.BytesIO()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
 from bpexp import spec
+from bpexp.chunks import chunk_size
 from bpexp.data import DATA, FolderData, check_contents
 from bpexp.spec import UserError
 from bpexp.sweep import grid, results
@@ -21,10 +23,11 @@ from bpexp.sweep.compose import Composer, parse
 from bpexp.sweep.executors import start_early
 from bpexp.sweep.files import check_writable, clear_unfinished
 from bpexp.sweep.fitting import why_too_large
-from bpexp.sweep.groups import GROUPS_FILE, LARGEST_GROUP, alone, read_groups, together, write_groups
+from bpexp.sweep.groups import GROUPS_FILE, alone, read_groups, together, write_groups
 from bpexp.sweep.job import Job, existing_names, job_name
 from bpexp.sweep.launch import Networks
 from bpexp.sweep.lock import LockedError, check_free, hold
+from bpexp.sweep.processes import run_where_torch_is
 from bpexp.sweep.shown import limit_shown
 from bpexp.validation import validate, validate_sweep
 
@@ -177,7 +180,10 @@ class Command:
         self._check_launcher(ensemble=ensemble)
         jobs: dict[str, Job] = {}
         unknown = 0
-        for overrides in grid.expand([*axes, *values, *last]):
+        cells = [parse(cell, self.hydra.config_loader) for cell in grid.cells(hydra.sweeper.params, values)]
+        for override in {override.input_line: override for cell in cells for override in cell}.values():
+            self.composer.check(override)
+        for overrides in grid.expand([*axes, *values, *last], cells):
             config, identity = self._compose(overrides)
             if not jobs:
                 validate_sweep(config)
@@ -189,8 +195,9 @@ class Command:
                 validate(config)
             except UserError as error:
                 self.wrong[identity] = str(error)
+                continue
             unknown += identity not in names
-            if ensemble and unknown > LARGEST_GROUP:
+            if ensemble and unknown > chunk_size(config):
                 start_early(config)
         right = [job for job in jobs.values() if job.identity not in self.wrong]
         grouped = {job.identity: job for job in (together if ensemble else alone)(right)}
@@ -336,12 +343,7 @@ def _tell_damaged(folder: Path, task: Networks) -> None:
 
 
 def _conclude(folder: Path, jobs: Sequence[Job], *, multirun: bool) -> list[str]:
-    frame = results.write_results(folder, jobs)
-    if multirun:
-        from bpexp.dashboard import write_cells
-
-        write_cells(folder, frame)
-    counts = ", ".join(f"{count} {status}" for status, count in results.count_status(frame).items())
+    found, failed = run_where_torch_is(functools.partial(results.conclude, folder, jobs, cells=multirun))
+    counts = ", ".join(f"{count} {status}" for status, count in found.items())
     print(f"{len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}: {counts}; results in {folder}")
-    failed = frame.filter(frame["status"] == "failed").select("job", "error").rows()
     return [f"failed: {name}: {error}" for name, error in failed]

@@ -97,7 +97,11 @@ def regroup(jobs: Sequence[Job], pending: Collection[str], stored: Mapping[str, 
     names: dict[str, str] = {}
     for name, group in members(jobs).items():
         ran_in = {job.identity: read_run(job).get("group", "") for job in group if job.identity not in pending}
-        if name not in stored and any(other != name for other in ran_in.values()):
+        if name in stored:
+            changed = {job.folder.name for job in group} != set(stored[name])
+        else:
+            changed = any(other != name for other in ran_in.values())
+        if changed:
             left = [job for job in group if job.identity in pending]
             names |= ran_in | dict.fromkeys([job.identity for job in left], name_of(left))
     return [dataclasses.replace(job, group=names.get(job.identity, job.group)) for job in jobs]

@@ -16,10 +16,10 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar, cast
 
 from bpexp.sweep.group import Ends, Group, Statuses, fail
 from bpexp.sweep.lock import LockedError, hold
@@ -32,6 +32,9 @@ ROOT = Path(__file__).parents[2]
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"), "1")
 
 COMMAND = "from bpexp.sweep.worker import serve; serve({})"
+
+
+Result = TypeVar("Result")
 
 
 class Server:
@@ -127,6 +130,17 @@ class Worker:
         with contextlib.suppress(ConnectionError):
             self.connection.send((Path.cwd(), group))
 
+    def call(self, task: Callable[[], Result]) -> Result:
+        """Have it run something while it is idle; return what that returns.
+
+        Raises:  EOFError, ConnectionError: it died; what the task raised
+        """
+        self.connection.send((Path.cwd(), task))
+        result = self.connection.recv()
+        if isinstance(result, Exception):
+            raise result
+        return cast("Result", result)
+
     def receive(self, progress: Progress) -> tuple[Group, Statuses] | None:
         """Take what it sent; return the group that it finished with, if it has.
 
@@ -184,6 +198,9 @@ def run_in_processes(groups: Iterator[Group], progress: Progress, *, workers: in
     pool = [Worker() for _ in range(workers)]
     try:
         yield from _hand_out(groups, pool, progress)
+        if "torch" not in sys.modules and not _spare():
+            _spare().append(next(worker for worker in pool if worker.idle))
+            pool.remove(_spare()[0])
     finally:
         for worker in pool:
             worker.connection.close()  # all begin to end
@@ -231,6 +248,23 @@ def _bury(worker: Worker, pool: list[Worker], progress: Progress) -> tuple[Group
         with contextlib.suppress(LockedError), hold(worker.group.lock):
             pass  # removes the file that it left, unless it waited for another
     return worker.group, fail(worker.group, message)
+
+
+@functools.cache
+def _spare() -> list[Worker]:
+    """Return the worker that is kept when the last group has ended, if one is."""
+    return []
+
+
+def run_where_torch_is(task: Callable[[], Result]) -> Result:
+    """Run what needs torch, and prints nothing: a worker that trained has imported it, and this process has yet to.
+
+    Without such a worker it is run here. `task` and what it returns can be pickled.
+    """
+    if _spare():
+        with contextlib.closing(_spare().pop()) as worker, contextlib.suppress(EOFError, ConnectionError):
+            return worker.call(task)
+    return task()
 
 
 def _last_line(output: IO[bytes]) -> str:

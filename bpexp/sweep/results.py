@@ -140,7 +140,20 @@ def write_results(folder: Path, jobs: Sequence[Job]) -> polars.DataFrame:
     return frame
 
 
-def count_status(frame: polars.DataFrame) -> Mapping[str, int]:
+def conclude(folder: Path, jobs: Sequence[Job], *, cells: bool) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Write what sums up jobs that have ended: `results.parquet` and, where asked, TensorBoard's runs of cells.
+
+    Returns: how many jobs ended in each status; the names of those that failed, with their errors
+    """
+    frame = write_results(folder, jobs)
+    if cells:
+        from bpexp.dashboard import write_cells
+
+        write_cells(folder, frame)
+    return count_status(frame), frame.filter(frame["status"] == "failed").select("job", "error").rows()
+
+
+def count_status(frame: polars.DataFrame) -> dict[str, int]:
     """Return how many jobs ended in each status."""
     statuses = frame["status"].to_list()
     return {status: statuses.count(status) for status in (*FINISHED, "failed") if status in statuses}

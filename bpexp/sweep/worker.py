@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import gc
 import importlib
 import os
 import pickle
@@ -22,7 +23,7 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import NoReturn
 
-from bpexp.sweep.group import train
+from bpexp.sweep.group import Group, import_alone, train
 from bpexp.sweep.results import current_commit
 
 PRELOADED = ("torch", "bpexp.train", "tensorboard.compat.proto.event_pb2")
@@ -37,8 +38,10 @@ def serve(descriptor: int) -> NoReturn:
     """Fork workers as asked through a socket, until its other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
-    for module in PRELOADED:
-        importlib.import_module(module)
+    with import_alone():
+        for module in PRELOADED:
+            importlib.import_module(module)
+    gc.freeze()  # nor need workers look through what is imported
     current_commit()
     with socket.socket(fileno=descriptor) as control:
         while True:
@@ -81,19 +84,23 @@ def work(connection: Connection) -> None:
     """Train the groups that come through a connection until it is closed, be that in the midst of one.
 
     Sent are the process id first, then the step that a group has come to, and at its end the statuses of its jobs, or
-    the error.
+    the error. Another task is called, and what it returns is sent.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _leave)
     threading.Thread(target=_watch, args=(connection.fileno(),), daemon=True).start()
-    importlib.import_module("bpexp.runner")
+    runner = importlib.import_module("bpexp.runner")
     try:
         connection.send(os.getpid())
         while True:
-            folder, group = connection.recv()
+            folder, task = connection.recv()
             os.chdir(folder)
             try:
-                connection.send(train(group, connection.send))
+                if isinstance(task, Group):
+                    connection.send(train(task, connection.send))
+                else:
+                    runner.forget_ensemble()
+                    connection.send(task())
             except Exception as error:
                 connection.send(_sendable(error))
     except (EOFError, ConnectionError):

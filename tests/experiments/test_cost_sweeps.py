@@ -280,13 +280,11 @@ def test_a_hundred_scalars_are_the_same_in_both_files(tmp_path):
 
 
 def test_two_processes_are_held_against_one():
-    taken = {"whole 1": seconds(2.0), "whole 2": seconds(1.25), "no steps 1": seconds(0.5), "no steps 2": seconds(0.5)}
-    rows = cost_launching.process_rows(TINY, {name: found * 2 for name, found in taken.items()}, 1.8)
-    assert [(row["ratio"], row["target"], row["verdict"]) for row in rows] == [
-        (pytest.approx(1.6), 1.8, "refuted"),
-        (pytest.approx(2.0), None, None),
-    ]
-    assert (rows[0]["one_s"], rows[0]["two_s"]) == (32, 20)  # of 8 jobs, by the clock on the wall
+    taken = {"1": [Seconds(2.0, 4.0)] * 2, "2": [Seconds(2.2, 2.5)] * 2}
+    row = cost_launching.process_row(TINY, taken, 1.8)
+    assert (row["ratio"], row["target"], row["verdict"]) == (pytest.approx(1.6), 1.8, "refuted")
+    assert row["processor_ratio"] == pytest.approx(1.1)
+    assert (row["one_s"], row["two_s"], row["rounds"]) == (32, 20, 2)  # of 8 jobs, by the clock on the wall
 
 
 def test_the_tables_of_a_sweep_have_the_types_that_parquet_keeps():

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import os
 import signal
 import socket
@@ -157,12 +158,32 @@ def test_workers_that_do_not_start(tmp_path, monkeypatch):
         list(run_in_processes(iter(groups), Progress(groups), workers=2))
 
 
-def test_a_script_without_a_main_guard_runs_once(tmp_path):
+def test_a_script_without_a_main_guard_runs_once_and_leaves_torch_to_its_workers(tmp_path):
     script = tmp_path / "script.py"
-    script.write_text(f"print('once')\nfrom bpexp.entry import call\ncall('gradient_flow', {GRID})\n")
+    call_it = f"from bpexp.entry import call\ncall('gradient_flow', {[*GRID, *WAYS['processes']]})\n"
+    script.write_text(f"print('once')\n{call_it}import sys\nprint('torch' in sys.modules)\n")
     done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines() == ["once", "4 jobs: 4 ok; results in outputs/gradient_flow"]
+    assert done.stdout.splitlines() == ["once", "4 jobs: 4 ok; results in outputs/gradient_flow", "False"]
     assert len(done.stderr.splitlines()) >= 1
+    assert len(list((tmp_path / "outputs/gradient_flow/summary").glob("*/events.*"))) == 2
+
+
+def test_what_needs_torch_runs_in_a_worker_that_is_kept_and_here_without_one(tmp_path):
+    def keep():
+        worker = Worker()
+        while not worker.idle:
+            worker.receive(Progress([]))
+        processes._spare().append(worker)
+        return worker
+
+    worker = keep()
+    assert processes.run_where_torch_is(os.getpid) == worker.pid
+    assert processes.run_where_torch_is(os.getpid) == os.getpid()
+    keep()
+    with pytest.raises(FileNotFoundError, match="none"):
+        processes.run_where_torch_is(functools.partial(os.stat, tmp_path / "none"))
+    os.kill(keep().pid, signal.SIGKILL)
+    assert processes.run_where_torch_is(os.getpid) == os.getpid()
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ from conftest import configure
 
 from bpexp import memory, spec
 from bpexp.sweep import executors, fitting
+from bpexp.sweep.files import write_json
 from bpexp.sweep.group import Group
-from bpexp.sweep.groups import GROUPS_FILE, members, together, write_groups
+from bpexp.sweep.groups import GROUPS_FILE, members, read_groups, regroup, together, write_groups
 from bpexp.sweep.job import Job
+from bpexp.sweep.results import RUN_FILE
 
 
 def sweep_of(folder, seeds=6, **values):
@@ -17,8 +19,8 @@ def sweep_of(folder, seeds=6, **values):
     return together([Job(config, (), spec.identity(config), folder / str(config.seed)) for config in configs])
 
 
-def set_limit(monkeypatch, limit):
-    monkeypatch.setattr(fitting, "_usable", lambda device: limit)
+def set_limit(monkeypatch, limit, whole=None):
+    monkeypatch.setattr(fitting, "_usable", lambda device, ever: whole if ever else limit)
 
 
 def sizes(jobs):
@@ -54,6 +56,22 @@ def test_a_stored_group_is_trained_as_it_is(monkeypatch, tmp_path):
     write_groups(tmp_path, jobs)
     set_limit(monkeypatch, room_for(jobs, 2))
     assert fitting.fit(jobs, json.loads((tmp_path / GROUPS_FILE).read_text())) == jobs
+
+
+def test_a_stored_group_is_cut_on_a_smaller_machine_and_its_pieces_go_on_by_their_names(monkeypatch, tmp_path):
+    jobs = sweep_of(tmp_path)
+    write_groups(tmp_path, jobs)
+    set_limit(monkeypatch, room_for(jobs, 2), whole=room_for(jobs, 3))
+    cut = fitting.fit(jobs, read_groups(tmp_path))
+    assert sizes(cut) == [3, 3]
+    write_groups(tmp_path, cut)
+    for job in cut[:3]:
+        job.folder.mkdir()
+        write_json(job.folder / RUN_FILE, {"identity": job.identity, "group": job.group, "status": "ok"})
+    stored, pending = read_groups(tmp_path), {job.identity for job in cut[3:]}
+    assert len(stored) == 3
+    set_limit(monkeypatch, room_for(jobs, 6))  # the larger machine again
+    assert fitting.fit(regroup(jobs, pending, stored), stored) == cut
 
 
 def test_a_network_too_large_by_itself_is_told(monkeypatch, tmp_path):

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 def start(folder):
     arguments = ["model.depth=3,6", "model.activation=tanh,relu", "init=he", "seed=0,1,2", "model.width=8"]
-    arguments += ["train.batch_size=16", "train.steps=1500", "train.measure_every=50", "model.dropout=0.1"]
+    arguments += ["train.batch_size=16", "train.steps=600", "train.measure_every=50", "model.dropout=0.1"]
     arguments += ["sweep.workers=2", "sweep.checkpoint_every=0.1", f"hydra.run.dir={folder}"]
     command = [sys.executable, "-m", "experiments.gradient_flow", "-m", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -35,7 +35,7 @@ def test_a_command_that_is_killed_again_and_again_loses_and_doubles_nothing(tmp_
         deadline = time.monotonic() + LONGEST_WAIT
         while not list((tmp_path / "cut").glob("*=*")) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
-        time.sleep(rng.uniform(0, 2))
+        time.sleep(rng.uniform(0, 1))
         killed += process.poll() is None
         process.kill()
         process.communicate()

@@ -23,7 +23,7 @@ from bpexp.sweep.compose import parse
 class EnsembleSweeper(Sweeper):
     """Expands the grid without composing every job once more, and launches it as one batch."""
 
-    def __init__(self, params: dict[str, str] | None = None) -> None:
+    def __init__(self, params: dict[str, Any] | None = None) -> None:
         self.params = params
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -33,7 +33,9 @@ class EnsembleSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        jobs = grid.expand(parse([*grid.axes(self.params), *arguments], self.loader))
+        given = parse(arguments, self.loader)
+        cells = [parse(cell, self.loader) for cell in grid.cells(self.params, given)]
+        jobs = grid.expand([*parse(grid.axes(self.params), self.loader), *given], cells)
         self.folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.master, self.folder / "multirun.yaml")
         return [self.batch_launcher.launch(jobs, initial_job_idx=0)]
