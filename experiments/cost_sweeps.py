@@ -13,7 +13,6 @@ import contextlib
 import io
 import itertools
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -169,13 +168,18 @@ def sweep(folder: Path, grid: Grid, *others: str) -> Path:
 
 
 class Command:
-    """The product's command in this process; a step is a job, and a turn is the whole sweep, in a new folder."""
+    """The product's command in this process; a step is a job, and a turn is the whole sweep, in a new folder.
+
+    Old folders stay until the end: file systems make new files slowly after many were deleted.
+    """
 
     def __init__(self, folder: Path, grid: Grid, *others: str) -> None:
-        self.folder, self.grid, self.others = folder, grid, others
+        self.parent, self.grid, self.others = folder, grid, others
+        self.turns = itertools.count()
+        self.folder = folder
 
     def reset(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder = self.parent / str(next(self.turns))
 
     def run(self, steps: int) -> None:
         assert steps == self.grid.jobs
