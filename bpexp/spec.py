@@ -249,6 +249,15 @@ class Cost:
 
 
 @dataclass
+class Claims:
+    """The configuration of the ledger of claims."""
+
+    scale: str = key("default", "which claims are tested, and with how many seeds", choices=SCALES)
+    only: str | None = key(None, "a claim's number, or the name of a sweep or study: its claims alone")
+    debug: bool = key(False, "show the traceback of an error")
+
+
+@dataclass
 class Report:
     """The configuration of the report; its key `from` is Python's word and stands in its file alone."""
 
@@ -263,6 +272,7 @@ SCHEMAS: dict[str, type] = {
     "walkthrough": Walkthrough,
     "exercise": Exercise,
     "cost": Cost,
+    "claims": Claims,
     "report": Report,
 }
 """The schemas that a file of conf/experiment chooses from, as `/schema: NAME`."""

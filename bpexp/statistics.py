@@ -65,3 +65,31 @@ def decide(measured: Interval, low: float, high: float) -> str:
     if low <= measured.low and measured.high <= high:
         return "confirmed"
     return "refuted" if measured.high < low or measured.low > high else "inconclusive"
+
+
+def coverage_p_value(inside: int, count: int, level: float) -> float:
+    """Return how likely it is that as few of the values, or fewer, lie in their intervals of this level.
+
+    Math:    P(X <= inside), X ~ Binomial(count, level); values are independent
+    Edge:    1 where there are none
+    """
+    from scipy.special import bdtr
+
+    return float(bdtr(inside, count, level)) if count else 1.0
+
+
+def share_interval(hits: int, count: int) -> Interval:
+    """Return the share of `hits` among `count` independent trials with its exact interval.
+
+    Math:    from the 2.5 % quantile of Beta(k, n - k + 1) to the 97.5 % quantile of Beta(k + 1, n - k)
+    Edge:    no trials have no share: NaN
+    Source:  Clopper & Pearson 1934, doi:10.1093/biomet/26.4.404
+    """
+    from scipy.special import betaincinv
+
+    if count == 0:
+        return Interval(math.nan, math.nan, math.nan, 0)
+    tail = (1 - LEVEL) / 2
+    low = float(betaincinv(hits, count - hits + 1, tail)) if hits else 0.0
+    high = float(betaincinv(hits + 1, count - hits, 1 - tail)) if hits < count else 1.0
+    return Interval(hits / count, low, high, count)

@@ -19,7 +19,7 @@ from bpexp.statistics import geometric_interval, mean_interval
 from bpexp.verdict import judge
 
 if TYPE_CHECKING:
-    from bpexp.theory import Prediction
+    from bpexp.theory import Prediction, Simulation
 
 CELL_KEYS = ("model.depth", "model.activation", "init")
 """What always names a cell; any other key that was swept does so as well."""
@@ -79,12 +79,19 @@ def number_cells(results: polars.DataFrame) -> polars.DataFrame:
     )
 
 
-def summarize_cells(numbered: polars.DataFrame, predictions: Mapping[int, Prediction | None]) -> polars.DataFrame:
+def summarize_cells(
+    numbered: polars.DataFrame,
+    predictions: Mapping[int, Prediction | None],
+    simulations: Mapping[int, Simulation | None] | None = None,
+) -> polars.DataFrame:
     """Return a row for each cell: its gain over the seeds, what was predicted, its verdicts, what trained.
 
     gain, gain_low, gain_high: geometric mean of the seeds' backward gains with its 95 % interval, from `gain_seeds`
     of them; NaN where none has one. `trained` is the fraction of the seeds, a failed one among them.
+    predicted_gain: that of infinite width. finite_gain, band_low, band_high: of simulated networks of this width, and
+    where the mean of the seeds should lie with 99 % probability; p_value: how likely it is as far off as it is.
     """
+    simulations = simulations or {}
     rows = []
     for (cell,), jobs in numbered.group_by("cell", maintain_order=True):
         first = jobs.row(0, named=True)
@@ -98,10 +105,20 @@ def summarize_cells(numbered: polars.DataFrame, predictions: Mapping[int, Predic
         row |= {"gain": gain.mean, "gain_low": gain.low, "gain_high": gain.high, "gain_seeds": gain.count}
         row["predicted_gain"] = math.nan if prediction is None else prediction.backward_gain
         row["predicted_verdict"] = predicted_verdict(prediction)
+        row |= band_columns(simulations.get(int(cell)), jobs["backward_gain"])
         row["trained"] = sum(jobs["trained"].fill_null(value=False)) / len(jobs)
         row |= {name: mean_interval(jobs[name]).mean for name in FINAL_MEASURES}
         rows.append(row)
     return polars.DataFrame(rows, infer_schema_length=None, schema_overrides={"predicted_verdict": polars.String})
+
+
+def band_columns(simulation: Simulation | None, gains: polars.Series) -> dict[str, float]:
+    """Return what a simulation says of the mean of these gains, NaN where it says nothing."""
+    finite = gains.filter(gains.is_finite() & (gains > 0)).to_list() if gains.dtype.is_float() else []
+    if simulation is None:
+        return dict.fromkeys(("finite_gain", "band_low", "band_high", "p_value"), math.nan)
+    band = simulation.band(finite)
+    return {"finite_gain": band.mean, "band_low": band.low, "band_high": band.high, "p_value": band.p_value}
 
 
 def predicted_verdict(prediction: Prediction | None) -> str | None:
@@ -187,12 +204,16 @@ def _spread(value: str = "value") -> list[polars.Expr]:
 
 
 def summarize_profiles(
-    records: polars.DataFrame, numbered: polars.DataFrame, predictions: Mapping[int, Prediction | None]
+    records: polars.DataFrame,
+    numbered: polars.DataFrame,
+    predictions: Mapping[int, Prediction | None],
+    simulations: Mapping[int, Simulation | None] | None = None,
 ) -> polars.DataFrame:
     """Return norm against layer at step 0: cell, measure, layer; median, low, high over `seeds`; predicted.
 
     `predicted` is null where nothing is predicted; that of delta_rms, which is relative to layer depth, is anchored
-    there on the measured median.
+    there on the measured median. Between `band_low` and `band_high` one network of this width should lie with 99 %
+    probability; null where nothing was simulated.
     """
     first = records.filter((records["step"] == 0) & records["layer"].is_not_null())
     first = first.filter(first["measure"].is_in(PROFILE_MEASURES)).join(numbered.select("job", "cell"), on="job")
@@ -210,7 +231,24 @@ def summarize_profiles(
     ]
     schema = {"cell": polars.Int64, "measure": polars.String, "layer": polars.Int64, "predicted": polars.Float64}
     predicted = polars.DataFrame(rows, schema=schema, orient="row")
-    return table.join(predicted, on=["cell", "measure", "layer"], how="left", maintain_order="left")
+    keys = ["cell", "measure", "layer"]
+    return table.join(predicted, on=keys, how="left", maintain_order="left").join(
+        band_table(simulations or {}), on=keys, how="left", maintain_order="left"
+    )
+
+
+def band_table(simulations: Mapping[int, Simulation | None]) -> polars.DataFrame:
+    """Return the ends of what one network should measure: cell, measure, layer, band_low, band_high."""
+    rows = [
+        (cell, measure, layer, float(low), float(high))
+        for cell, simulation in simulations.items()
+        if simulation is not None
+        for measure in ("activation_rms", "delta_rms")
+        for layer, (low, high) in enumerate(zip(*simulation.spread(measure), strict=True), 1)
+    ]
+    schema = {"cell": polars.Int64, "measure": polars.String, "layer": polars.Int64}
+    schema |= dict.fromkeys(("band_low", "band_high"), polars.Float64)
+    return polars.DataFrame(rows, schema=schema, orient="row")
 
 
 def _anchor(table: polars.DataFrame, cell: int, depth: int) -> float:

@@ -4,9 +4,13 @@ Networks of every depth x activation x initialization, and of any other key that
 residual branches, optimizer, regularizers, data), are measured at initialization and while they train: the size
 of each layer's activations, deltas and gradients; how much a layer changes the gradient, towards the input (the
 backward gain, with its interval over seeds); whether it vanishes, explodes or is healthy; and whether the network
-trains. Mean-field theory predicts the gain from the initialization alone.
+trains. Mean-field theory predicts the gain from the initialization alone; networks of the same sizes, drawn anew, say
+where the mean of the seeds should lie at this width, and how likely it is as far off as it is.
 
-Tables are left in the results' folder as cells, profiles and training.parquet, figures as figures/*.svg.
+What changes the gradient in a layer is split into what its weights, skip connection, activation and norm do: their
+logs add up to the measured decay.
+
+Tables are left in the results' folder as cells, profiles, training and attribution.parquet, figures as figures/*.svg.
 """
 
 from __future__ import annotations
@@ -26,11 +30,10 @@ if TYPE_CHECKING:
     from experiments.page import Picture, Section
 
 SCALES = {
-    "smoke": "2 depths x 2 activations x 2 initializations x 2 seeds, 10 steps; the claims on gains, on two"
-    " residual nets and on selu, with 3 seeds.",
-    "default": "L = 4 and 16 of the declared grid with 2 seeds, 100 steps; with 2 to 5 seeds the claims, but"
-    " for fluctuations and for the training of 1,000 layers.",
-    "full": "The declared grid: 3 depths x 5 activations x 5 inits x 5 seeds, 200 steps; claims with 20 to 100 seeds.",
+    "smoke": "2 depths x 2 activations x 2 initializations x 2 seeds, 10 steps.",
+    "default": "L = 4 and 16 of the declared grid with 2 seeds, 100 steps.",
+    "full": "The declared grid: 3 depths x 5 activations x 5 inits x 5 seeds, 200 steps; all activations x 6 inits at"
+    " L = 30, n = 256 with 20 seeds.",
 }
 GRIDS = {
     "smoke": (
@@ -87,24 +90,27 @@ def finish(folder: Path) -> None:
 
 
 def summarize(folder: Path) -> dict[str, polars.DataFrame]:
-    """Return the tables of a folder of results: cells, profiles, training, settings.
+    """Return the tables of a folder of results: cells, profiles, training, settings, attribution.
 
     Raises:  UserError: there are no results, or no network of them has finished
     """
     from bpexp import summary
+    from bpexp.attribution import attribute_cells
+    from bpexp.bands import simulate_cells
     from bpexp.records import read_results, read_sweep
 
     results = summary.number_cells(read_results(folder))
     if (results["status"] == "failed").all():
         raise UserError(f"{folder}: no network has finished, so there is nothing to summarize")
     records = read_sweep(folder, sorted({*summary.PROFILE_MEASURES, *summary.TRAINING_MEASURES}))
-    predictions = summary.predict_cells(results)
-    cells = summary.summarize_cells(results, predictions)
+    predictions, simulations = summary.predict_cells(results), simulate_cells(results)
+    cells = summary.summarize_cells(results, predictions, simulations)
     return {
         "cells": cells,
-        "profiles": summary.summarize_profiles(records, results, predictions),
+        "profiles": summary.summarize_profiles(records, results, predictions, simulations),
         "training": summary.summarize_training(records, results, choose_cells(cells)),
         "settings": summary.summarize_settings(results),
+        "attribution": attribute_cells(results),
     }
 
 
@@ -136,6 +142,7 @@ def choose_cells(cells: polars.DataFrame) -> list[int]:
 def pictures(tables: Mapping[str, polars.DataFrame]) -> list[Picture]:
     """Draw the figures of the tables."""
     from bpexp import figures
+    from experiments.gradient_flow_parts import parts_pictures
     from experiments.gradient_flow_text import answer
     from experiments.page import Picture
 
@@ -154,9 +161,9 @@ def pictures(tables: Mapping[str, polars.DataFrame]) -> list[Picture]:
             figures.svg(figures.gain_against_prediction(cells)),
             "Measured against predicted backward gain, with 95 % intervals over seeds; the line is equality. The lower "
             "panel is scaled to its points: intervals of few seeds may leave it.",
-            "On the line: the initialization alone told the gain. The prediction is that of infinite width; at finite "
-            "width fluctuations lower the gain of a typical network a little below it.",
-            "Intervals that miss the line by more than a few per cent.",
+            "On the line: the initialization alone told the gain. The prediction is that of infinite width; the broad "
+            "bars, of networks drawn at this width, are where the mean over the seeds should lie in 99 of 100 cells.",
+            "Intervals that miss the line by more than a few per cent, or points outside of their broad bars.",
         ),
     ]
     for measure, (caption, reading, failing) in PROFILE_PICTURES.items():
@@ -176,18 +183,18 @@ def pictures(tables: Mapping[str, polars.DataFrame]) -> list[Picture]:
                 "initialization would say nothing.",
             )
         )
-    return found
+    return [*found, *parts_pictures(tables)]
 
 
 def compute(scale: str, folder: Path) -> dict[str, polars.DataFrame]:
     """Run what a scale states, below `folder`, and return the summary tables."""
-    from experiments.gradient_flow_claims import CLAIMS
-    from experiments.gradient_flow_quantities import MEASURES
-    from experiments.ledger import compute_claims
+    from experiments.gradient_flow_parts import compute_parts
+    from experiments.gradient_flow_target import compute_target
 
     sweep = entry.call("gradient_flow", ["-m", *GRIDS[scale], f"hydra.sweep.dir={folder / 'grid'}"])
-    claims = compute_claims(CLAIMS, MEASURES, scale, folder)
-    return {**summarize(sweep), "claims": claims, "scale": scale_table(scale)}
+    target = compute_target(scale)
+    found = {**summarize(sweep), "scale": scale_table(scale), "parts": compute_parts(scale)}
+    return found if target.is_empty() else {**found, "target": target}
 
 
 def scale_table(scale: str) -> polars.DataFrame:
@@ -201,19 +208,19 @@ def scale_table(scale: str) -> polars.DataFrame:
 
 def section(tables: Mapping[str, polars.DataFrame]) -> Section:
     """Return the section that the tables make: those of `compute`, or of one sweep by `summarize`."""
-    from experiments.gradient_flow_text import answer, cell_table, claims_answer, claims_table
+    from experiments.gradient_flow_parts import phase_picture
+    from experiments.gradient_flow_target import target_answer, target_command, target_picture, target_table
+    from experiments.gradient_flow_text import answer, cell_table
     from experiments.page import Section
 
-    cells, claims, scale = tables["cells"], tables.get("claims"), tables.get("scale")
-    if claims is not None and claims.is_empty():
-        claims = None
+    cells, scale, target = tables["cells"], tables.get("scale"), tables.get("target")
     roles = tables["settings"].group_by("role", maintain_order=True).agg("text").rows()
     found, commands = answer(cells), []
     if scale is not None:
         commands += scale["command"].to_list()
-    if claims is not None:
-        found += f" {claims_answer(claims)}"
-        commands += claims["command"].to_list()
+    if target is not None:
+        found += f" {target_answer(target)}"
+        commands.append(target_command(target))
     return Section(
         name="gradient_flow",
         title="What becomes of the gradient",
@@ -221,13 +228,18 @@ def section(tables: Mapping[str, polars.DataFrame]) -> Section:
         "along training, and did mean-field theory say so beforehand?",
         prediction="Towards the input a layer multiplies mean square gradients by chi_1 = fan_out Var W E phi'(z)^2; "
         "its root is the backward gain. Over L layers the gradient changes by gain^(L-1): beyond a factor of 100 it "
-        "vanishes or explodes, and the network should not train.",
+        "vanishes or explodes, and the network should not train. At finite width networks differ; how much, and where "
+        "their mean should lie, is told by drawing others of the same sizes.",
         answer=found,
         method=(*((role, "; ".join(texts)) for role, texts in roles), *measured_and_intervals()),
-        commands=tuple(dict.fromkeys(commands)),
-        pictures=tuple(pictures(tables)),
+        commands=tuple(commands),
+        pictures=(
+            *pictures(tables),
+            *(() if target is None else (target_picture(target),)),
+            *(() if scale is None else (phase_picture(),)),
+        ),
         tables=(
-            *(() if claims is None else (claims_table(claims),)),
+            *(() if target is None else (target_table(target),)),
             cell_table(cells, "Every cell. Gain: geometric mean over the seeds with its 95 % interval."),
         ),
     )
@@ -235,6 +247,7 @@ def section(tables: Mapping[str, polars.DataFrame]) -> Section:
 
 def measured_and_intervals() -> tuple[tuple[str, str], ...]:
     from bpexp.runner import TRAINED_ACCURACY, TRAINED_LOSS
+    from bpexp.theory.fluctuations import NETWORKS
     from bpexp.verdict import LIMIT
 
     return (
@@ -260,6 +273,13 @@ def measured_and_intervals() -> tuple[tuple[str, str], ...]:
             "is some; val and test of the whole parts, without",
         ),
         ("intervals", "gains: 95 % by Student's t of their logs over the seeds; bands in figures: smallest to largest"),
+        (
+            "band, p",
+            f"{NETWORKS[0]} networks of the cell's sizes, {NETWORKS[1]} or {NETWORKS[2]} where they differ much, with "
+            "weights, batches and masks of their own, are passed through once by other code than trains them; the band "
+            "is that of the mean of as many seeds as were measured, by Student's t of their logs, and p the "
+            "probability that this mean is as far from theirs as it is",
+        ),
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bpexp.statistics import coverage_p_value
 from bpexp.summary import VERDICTS
 from experiments.page import Table
 
@@ -62,7 +63,7 @@ def network_lines(result: Mapping[str, Any], tables: Mapping[str, polars.DataFra
         *aligned(columns, rows),
         "",
         f"gradient at initialization: {result['verdict']}",
-        f"backward gain a layer: {number_text(gain)}{spread}; {prediction_text(cell['predicted_gain'])}",
+        f"backward gain a layer: {number_text(gain)}{spread}; {prediction_text(cell)}{band_text(cell)}",
         outcome_text(result),
     ]
 
@@ -79,14 +80,17 @@ def outcome_text(result: Mapping[str, Any]) -> str:
 
 def sweep_lines(cells: polars.DataFrame) -> list[str]:
     """Say of a sweep what its cells show: each of them, or the counts and the ends."""
+    import polars
+
     lines = [*textwrap.wrap(answer(cells), 100), ""]
     if cells.height <= MOST_ROWS:
         return lines + cell_lines(cells)
     ordered = cells.filter(cells["gain"].is_finite()).sort("gain", maintain_order=True)
     if not ordered.is_empty():
         lines += ["smallest gains:", *cell_lines(ordered.head(5)), "", "largest gains:", *cell_lines(ordered.tail(5))]
-        far = ordered.filter(ordered["predicted_gain"].is_finite())
-        far = far.sort((far["gain"] / far["predicted_gain"]).log().abs(), descending=True, maintain_order=True)
+        ordered = ordered.with_columns(expected=polars.Series(map(expected_gain, ordered.iter_rows(named=True))))
+        far = ordered.filter(ordered["expected"].is_finite())
+        far = far.sort((far["gain"] / far["expected"]).log().abs(), descending=True, maintain_order=True)
         lines += ["", "furthest from the prediction:", *cell_lines(far.head(5))]
     return lines
 
@@ -100,7 +104,9 @@ def cell_table(cells: polars.DataFrame, caption: str = "") -> Table:
     """Return a row of text a cell: gain, prediction, verdicts, what trained."""
     rows = []
     for row in cells.iter_rows(named=True):
-        off = 100 * (row["gain"] / row["predicted_gain"] - 1) if row["predicted_gain"] else math.nan
+        expected = expected_gain(row)
+        off = 100 * (row["gain"] / expected - 1) if expected else math.nan
+        low, high, p_value = (row.get(name, math.nan) for name in ("band_low", "band_high", "p_value"))
         verdicts = ", ".join(f"{row[name]} {name}" for name in VERDICTS if row[name])
         accuracies = math.isfinite(row["train_accuracy"])
         of_parts = [row[f"{part}_{'accuracy' if accuracies else 'loss'}"] for part in ("train", "val", "test")]
@@ -110,8 +116,10 @@ def cell_table(cells: polars.DataFrame, caption: str = "") -> Table:
                 row["model.activation"],
                 row["series"],
                 interval_text(row),
-                "no prediction" if math.isnan(row["predicted_gain"]) else number_text(row["predicted_gain"]),
+                prediction_text(row).removeprefix("predicted "),
                 "-" if math.isnan(off) else f"{round(off, 1) + 0:+.1f} %",
+                "-" if math.isnan(low) else range_text(low, high),
+                "-" if math.isnan(p_value) else f"{p_value:.2g}",
                 verdicts or "-",
                 f"{round(row['trained'] * row['seeds'])}/{row['seeds']}",
                 *("-" if math.isnan(value) else f"{value:.2f}" if accuracies else f"{value:.3g}" for value in of_parts),
@@ -125,6 +133,8 @@ def cell_table(cells: polars.DataFrame, caption: str = "") -> Table:
         "gain [95 %]",
         "predicted",
         "off",
+        "band [99 %]",
+        "p",
         "verdict",
         "trained",
         "train",
@@ -149,8 +159,24 @@ def number_text(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.3g}"
 
 
-def prediction_text(gain: float) -> str:
-    return "no prediction" if math.isnan(gain) else f"predicted {number_text(gain)}"
+def expected_gain(row: Mapping[str, Any]) -> float:
+    """Return the gain that mean field predicts, or that of simulated networks where it has none; NaN without either."""
+    predicted: float = row["predicted_gain"]
+    return row.get("finite_gain", math.nan) if math.isnan(predicted) else predicted
+
+
+def prediction_text(row: Mapping[str, Any]) -> str:
+    expected = expected_gain(row)
+    if math.isnan(expected):
+        return "no prediction"
+    return f"predicted {number_text(expected)}{' (simulated)' if math.isnan(row['predicted_gain']) else ''}"
+
+
+def band_text(cell: Mapping[str, Any]) -> str:
+    """Say where a network's gain should lie at its width, and how likely it is as far off."""
+    if not math.isfinite(cell["band_low"]):
+        return ""
+    return f", at this width in {range_text(cell['band_low'], cell['band_high'])} (99 %; p = {cell['p_value']:.2g})"
 
 
 def range_text(low: float, high: float) -> str:
@@ -191,13 +217,14 @@ def answer(cells: polars.DataFrame) -> str:
     if predicted:
         right = sum(majority(row) == row["predicted_verdict"] for row in predicted)
         text += f" Mean field said so beforehand for {right} of {len(predicted)}."
-    both = [row for row in rows if row["gain"] > 0 and row["predicted_gain"] > 0]
-    off = [100 * abs(row["gain"] / row["predicted_gain"] - 1) for row in both]
+    both = [row for row in rows if row["gain"] > 0 and expected_gain(row) > 0]
+    off = [100 * abs(row["gain"] / expected_gain(row) - 1) for row in both]
     if off:
         worst = both[off.index(max(off))]
         text += f" Measured and predicted gain are {statistics.median(off):.1f} % apart in the median cell, "
         text += f"{max(off):.1f} % in the worst (L = {worst['model.depth']}, {worst['model.activation']}, "
         text += f"{worst['series']})."
+    text += coverage_text([row["p_value"] for row in rows if math.isfinite(row.get("p_value", math.nan))])
     if failed := cells.height - len(rows):
         text += f" The networks of {failed} more {'cell' if failed == 1 else 'cells'} all failed."
     if diverged := int(cells["diverged"].sum()):
@@ -205,35 +232,13 @@ def answer(cells: polars.DataFrame) -> str:
     return text
 
 
-def claims_answer(claims: polars.DataFrame) -> str:
-    """Count the verdicts on the rows of the ledger, and name the controls that did not come out as they have to."""
-    numbers = [str(number) for number in claims["claim"].unique().sort()]
-    several = f"Claims {', '.join(numbers[:-1])} and {numbers[-1]}"
-    verdicts = claims["verdict"].to_list()
-    text = f"{several if len(numbers) > 1 else f'Claim {numbers[0]}'}: {verdicts.count('confirmed')} of "
-    text += f"{len(verdicts)} checks are confirmed, {verdicts.count('inconclusive')} inconclusive, "
-    text += f"{verdicts.count('refuted')} refuted."
-    if failed := claims.filter(claims["control_verdict"] != "refuted").height:
-        text += f" The negative controls of {failed} of them are not refuted, so that these show nothing."
-    return text
+def coverage_text(p_values: Sequence[float]) -> str:
+    """Say how many means lie in their bands, and how likely so few are."""
+    from bpexp.theory.fluctuations import LEVEL
 
-
-def claims_table(claims: polars.DataFrame) -> Table:
-    """Return the rows of the ledger as text."""
-    rows = [
-        (
-            str(row["claim"]),
-            row["title"],
-            number_text(row["expected"]),
-            range_text(row["low"], row["high"]),
-            f"{number_text(row['measured'])} {range_text(row['measured_low'], row['measured_high'])}",
-            row["verdict"],
-            f"{row['control']}: {number_text(row['control_measured'])}, {row['control_verdict']}",
-            str(row["seeds"]),
-        )
-        for row in claims.iter_rows(named=True)
-    ]
-    columns = ("claim", "what", "expected", "range", "measured [95 %]", "verdict", "negative control", "seeds")
-    caption = "The range was written down before the run; confirmed where the interval lies inside it, refuted where "
-    caption += "they have no point in common. The control is the same check where the claim is false."
-    return Table("claims", columns, tuple(rows), caption)
+    if not p_values:
+        return ""
+    inside = sum(p_value >= 1 - LEVEL for p_value in p_values)
+    chance = coverage_p_value(inside, len(p_values), LEVEL)
+    text = f" Of {len(p_values)} means over the seeds {inside} lie in the {100 * LEVEL:g} % band of networks of their"
+    return f"{text} width (binomial p = {chance:.2g}, if cells were independent)."

@@ -6,12 +6,15 @@ experiment has a table of them, CLAIMS; a row there is all that a claim takes.
 
 from __future__ import annotations
 
+import hashlib
 import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import bpexp
 from bpexp import entry
 from bpexp.statistics import Interval, decide
 
@@ -130,9 +133,9 @@ def judge_claim(claim: Claim, results: polars.DataFrame, records: polars.DataFra
 
 
 def compute_claims(claims: Sequence[Claim], measures: Sequence[str], scale: str, folder: Path) -> polars.DataFrame:
-    """Run the sweeps that a scale gives seeds, each in a folder of its own; return the rows of their claims, by number.
+    """Run what a scale gives seeds, each in a folder of its own; return the rows of the claims, by number.
 
-    measures: those of the records that the claims look at
+    What was finished there before is not run again. measures: those of the records that the claims look at
     """
     import polars
 
@@ -144,12 +147,32 @@ def compute_claims(claims: Sequence[Claim], measures: Sequence[str], scale: str,
             place = folder / sweep.name
             seeds = sweep.seeds[scale]
             if isinstance(sweep, Study):
-                results, records = sweep.compute(seeds), polars.DataFrame()
+                results, records = study_rows(sweep, seeds, place), polars.DataFrame()
             else:
                 run(sweep, seeds, place)
                 results, records = read_results(place), read_sweep(place, measures)
             rows += [(claim.claim, judge_claim(claim, results, records)) for claim in claims if claim.sweep is sweep]
     return claim_table([row for _, row in sorted(rows, key=lambda numbered: numbered[0])])
+
+
+def study_rows(study: Study, seeds: int, folder: Path) -> polars.DataFrame:
+    """Return the rows of a study, from the folder where the same code has left them with as many seeds.
+
+    The code is that of the study's own module and of the library.
+    """
+    import polars
+
+    from bpexp.sweep.files import write_parquet
+
+    own = sys.modules[study.compute.__module__].__file__
+    files = sorted([Path(own or ""), *Path(bpexp.__file__).parent.rglob("*.py")])
+    code = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:10]
+    path = folder / f"rows-{seeds}-{code}.parquet"
+    if not path.exists():
+        rows = study.compute(seeds)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_parquet(path, rows)
+    return polars.read_parquet(path)
 
 
 def run(sweep: Sweep, seeds: int, folder: Path) -> None:

@@ -1,7 +1,8 @@
 """The records of a report: what was computed, where it comes from, and the tracked copy of it at full scale.
 
 An experiment's published records are outputs/published/NAME/*.parquet, its first picture as NAME/figure.svg, and
-NAME/published.json, which says how they were made and is written last: without it there are none.
+NAME/published.json, which says how they were made and is written last: without it there are none. The table that
+bears the name of its experiment, as the ledger of claims does, is outputs/published/NAME.parquet.
 """
 
 from __future__ import annotations
@@ -95,8 +96,14 @@ def read(name: str) -> Records | None:
     import polars
 
     origin = read_json(FOLDER / name / ORIGIN_FILE)
-    tables = {path.stem: polars.read_parquet(path) for path in sorted((FOLDER / name).glob("*.parquet"))}
+    tables = {path.stem: polars.read_parquet(path) for path in _table_files(name)}
     return Records(tables, origin) if origin else None
+
+
+def _table_files(name: str) -> list[Path]:
+    """Return the files of an experiment's tables that are there, by the names of the tables."""
+    files = [*(FOLDER / name).glob("*.parquet"), *FOLDER.glob(f"{name}.parquet")]
+    return sorted(files, key=lambda path: path.stem)
 
 
 def write(
@@ -117,11 +124,11 @@ def write(
     folder = FOLDER / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ORIGIN_FILE).unlink(missing_ok=True)
-    for stale in folder.glob("*.parquet"):
+    for stale in _table_files(name):
         if stale.stem not in files:
             stale.unlink()
     for table, file in files.items():
-        with replacing(folder / f"{table}.parquet") as temporary:
+        with replacing((FOLDER if table == name else folder) / f"{table}.parquet") as temporary:
             temporary.write_bytes(file)
     if picture:
         write_text(folder / "figure.svg", picture)
@@ -137,7 +144,7 @@ def _parquet(frame: polars.DataFrame) -> bytes:
 
 def _check_size(name: str, new: int) -> None:
     """Refuse to publish `new` bytes beside those that stay."""
-    replaced = (FOLDER / name, FOLDER / "index.html")
+    replaced = (FOLDER / name, FOLDER / f"{name}.parquet", FOLDER / "index.html")
     stay = [path for path in FOLDER.rglob("*") if path.is_file() and not any(path.is_relative_to(r) for r in replaced)]
     total = new + sum(path.stat().st_size for path in stay)
     if total > LARGEST:

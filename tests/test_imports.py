@@ -19,7 +19,7 @@ LAYERS = (
     {"ensemble"},
     {"train"},
     {"statistics", "records", "checkpoint"},
-    {"verdict", "summary"},
+    {"verdict", "bands", "summary", "attribution"},
     {"figures", "dashboard"},
     {"runner"},
 )

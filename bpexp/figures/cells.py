@@ -26,6 +26,8 @@ SMALLEST_MAP = 1.26  # inches: room for the colours' label
 LABEL_HEIGHT = 0.8  # inches: labels of the columns that a map has room for
 LEGEND_WIDTH = 2.0
 SIZES = (3.0, 5.0, 7.5, 10.0)
+BAND: dict[str, Any] = {"color": GREY, "linewidth": 5, "alpha": 0.3, "solid_capstyle": "butt", "zorder": 1}
+"""Of the lower panel, where points stand side by side."""
 
 
 @styled
@@ -154,13 +156,15 @@ def name_activations(axes: Axes, activations: list[str], depths: int, *, named: 
 def gain_against_prediction(cells: polars.DataFrame) -> Figure:
     """Draw measured against predicted gain with the line of equality, and below it by how much they differ.
 
-    A colour is a series, a marker an activation, a size a depth; bars are 95 % intervals over the seeds. Cells that
-    have no gain, or no prediction, are counted in the legend. Once every colour is used, marks are filled. Of many
-    series some are shown, as `choose_series` says.
+    The prediction is that of infinite width, or of simulated networks where it has none.
+
+    A colour is a series, a marker an activation, a size a depth; bars are 95 % intervals over the seeds, and broad ones
+    below where their mean should lie at this width. Cells that have no gain, or no prediction, are counted in the
+    legend. Once every colour is used, marks are filled. Of many series some are shown, as `choose_series` says.
     """
     names, note = choose_series(cells)
     title, labels = name_series(cells)
-    cells = cells.filter(cells["series"].is_in(names))
+    cells = predicted_anyhow(cells.filter(cells["series"].is_in(names)))
     if cells.filter(is_positive("gain") & is_positive("predicted_gain")).is_empty():
         return nothing_to_compare(cells)
     figure = new_figure(6.6, 5.6)
@@ -184,6 +188,8 @@ def gain_against_prediction(cells: polars.DataFrame) -> Figure:
         low, high = (row[end] if math.isfinite(row[end]) else y for end in ("gain_low", "gain_high"))
         above.errorbar(x, y, yerr=[[y - low], [high - y]], **look)
         below.errorbar(x, 100 * (y / x - 1), yerr=[[100 * (y - low) / x], [100 * (high - y) / x]], **look)
+        band = [100 * (row.get(end, math.nan) / x - 1) for end in ("band_low", "band_high")]
+        below.plot([x, x], band, **BAND | {"color": look["color"]})
     gains = [*shown["gain"].to_list(), *shown["predicted_gain"].to_list()]
     limits = (min(gains) / 1.15, max(gains) * 1.15)
     above.plot(limits, limits, color=GREY, linewidth=1, zorder=1)
@@ -217,6 +223,8 @@ def gain_against_prediction(cells: polars.DataFrame) -> Figure:
     ]
     left_out = cells.height - shown.height
     handles.append(Line2D([], [], color=GREY, label=bars_text(cells)))
+    if "band_low" in shown.columns and shown["band_low"].is_finite().any():
+        handles.append(Line2D([], [], label="99 % band of their\nmean at this width", **BAND))
     if left_out:
         handles.append(
             Line2D(
@@ -225,6 +233,14 @@ def gain_against_prediction(cells: polars.DataFrame) -> Figure:
         )
     add_legend(figure, handles, beside=LEGEND_WIDTH, title=None if title == "initialization" else title)
     return figure
+
+
+def predicted_anyhow(cells: polars.DataFrame) -> polars.DataFrame:
+    """Return the cells with the gain of simulated networks as the predicted one where mean field has none."""
+    if "finite_gain" not in cells.columns:
+        return cells
+    known = polars.when(is_positive("predicted_gain")).then("predicted_gain").otherwise("finite_gain")
+    return cells.with_columns(known.alias("predicted_gain"))
 
 
 def bars_text(cells: polars.DataFrame) -> str:

@@ -25,6 +25,7 @@ LARGEST_RISE = 30.0
 LEGEND_WIDTH = 1.6
 TITLE_LETTERS = 24
 LINES = ("-", "-.")
+BAND: dict[str, Any] = {"linestyle": ":", "linewidth": 0.9}
 MARGIN = 2.0  # factor between the data and the edge of a logarithmic axis
 PLACES: dict[str, dict[str, Any]] = {
     "first": {"color": COLOURS[0], "linestyle": "-", "marker": "o"},
@@ -37,9 +38,9 @@ PLACES: dict[str, dict[str, Any]] = {
 def profiles(cells: polars.DataFrame, table: polars.DataFrame, measure: str) -> Figure:
     """Draw a measure against the layer at step 0: a row of panels a depth, a column an activation, a colour a series.
 
-    Medians over the seeds with a band from the smallest to the largest; the prediction is dashed in the same colour.
-    Zeros stand on the lower edge as hollow triangles, values that are not finite on the upper one as crosses.
-    Of many series some are shown, as `choose_series` says.
+    Medians over the seeds with a band from the smallest to the largest; the prediction is dashed in the same colour,
+    and between dots networks of this width should lie. Zeros stand on the lower edge as hollow triangles, values that
+    are not finite on the upper one as crosses. Of many series some are shown, as `choose_series` says.
     """
     rows = table.filter(measure=measure).join(cells, on="cell", how="left", maintain_order="left")
     depths = cells["model.depth"].unique().sort().to_list()
@@ -84,7 +85,7 @@ def profiles(cells: polars.DataFrame, table: polars.DataFrame, measure: str) -> 
 
 
 def draw_profile(axes: Axes, one: polars.DataFrame, look: dict[str, Any], linestyle: str) -> None:
-    """Draw the line, the band, the prediction and the marks of one cell."""
+    """Draw the line, the bands, the prediction and the marks of one cell."""
     low, high = axes.get_ylim()
     color = look["color"]
     seen = one.filter(one["median"] > 0)
@@ -100,6 +101,9 @@ def draw_profile(axes: Axes, one: polars.DataFrame, look: dict[str, Any], linest
     axes.plot(
         predicted["layer"].to_list(), predicted["predicted"].to_list(), color=color, linestyle="--", linewidth=1.2
     )
+    for end in ("band_low", "band_high") if "band_low" in one.columns else ():
+        finite = one.filter(one[end].is_finite() & (one[end] > 0))
+        axes.plot(finite["layer"].to_list(), finite[end].to_list(), color=color, **BAND)
     marks(axes, one.filter(one["zeros"] > 0)["layer"].to_list(), low, "v", color)
     marks(axes, one.filter(one["nonfinite"] > 0)["layer"].to_list(), high, "x", color)
 
@@ -127,6 +131,8 @@ def profile_key(rows: polars.DataFrame) -> list[Line2D | Patch]:
         found.append(Patch(color=GREY, alpha=0.3, label="smallest to largest"))
     if rows["predicted"].is_finite().any():
         found.append(Line2D([], [], color=GREY, linestyle="--", linewidth=1.2, label="mean field"))
+    if "band_low" in rows.columns and rows["band_low"].is_finite().any():
+        found.append(Line2D([], [], color=GREY, label="99 % of networks\nof this width", **BAND))
     return [*found, *mark_key(rows, "not finite in a seed")]
 
 

@@ -48,18 +48,18 @@ def _remembered(activation: str | Activation, bias_std: float) -> float:
 
 
 def _solve(phi: Activation, bias_std: float) -> float:
-    found = _first_attracting(phi, bias_std)
+    found = first_attracting(phi, bias_std)
     if isinstance(found, float):
         return found
-    others = [other for other in OTHER_BIASES if isinstance(_first_attracting(phi, other), float)]
+    others = [other for other in OTHER_BIASES if isinstance(first_attracting(phi, other), float)]
     choice = f"init.bias_std={others[0]:g} or another model.activation" if others else "another model.activation"
     raise ValueError(
         f"init: critical: {phi.name} has no critical point at init.bias_std={bias_std:g}: {found}; choose {choice}"
     )
 
 
-def _first_attracting(phi: Activation, bias_std: float) -> float | str:
-    """Return sigma_w, or in a few words why there is none."""
+def first_attracting(phi: Activation, bias_std: float) -> float | str:
+    """Return the critical sigma_w, or in a few words why there is none."""
     moments = [moment(phi, LENGTHS) for moment in (activation_second_moment, slope_second_moment)]
     if not np.all(moments[1] > 0):
         return "its slope is zero almost everywhere"

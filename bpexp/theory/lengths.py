@@ -42,6 +42,8 @@ def chi_1(activation: str | Function | Activation, q: ArrayLike, sigma_w2: float
     """Return the factor a layer of the mean square gradient: below 1 it vanishes, above 1 it explodes.
 
     Math:    chi_1 = sigma_w2 E phi'(sqrt(q) z)^2; the backward gain is its root
+    Shapes:  q: any; the result has its shape
+    Raises:  ValueError: as length_map
     Source:  Schoenholz et al. 2017, arXiv:1611.01232, eq. 5
     """
     refuse_negative(sigma_w2=sigma_w2)

@@ -70,7 +70,10 @@ class Linear:
 
 @dataclass(frozen=True)
 class Network:
-    """An MLP as the theory sees it: its linear layers, 1..L+1, and how a hidden layer puts things together."""
+    """An MLP as the theory sees it: its linear layers, 1..L+1, and how a hidden layer puts things together.
+
+    init, gain: what the weights are drawn by; uniform_biases: whether biases are the row's own, not normal
+    """
 
     phi: Activation
     linears: tuple[Linear, ...]
@@ -79,6 +82,9 @@ class Network:
     gate: float
     dropout: float
     input_dropout: float
+    init: Init
+    gain: float
+    uniform_biases: bool
 
     @property
     def depth(self) -> int:
@@ -142,28 +148,26 @@ def predict(
     Source:  Schoenholz et al. 2017, arXiv:1611.01232, dropout: its section 5; residual: Yang and Schoenholz 2017,
              arXiv:1712.08969; layer norm and the factors of the branches are derived here
     """
-    phi = resolve(activation)
-    for key, name, choices in (("init", init, INITS), ("residual", residual, RESIDUALS), ("norm", norm, NORMS)):
-        if name not in choices:
-            raise unknown_choice(key, name, choices)
-    for key, value in {"depth": depth, "width": width, "features": features, "outputs": outputs}.items():
-        if value < 1:
-            raise ValueError(f"{key}: {value} is not at least 1")
-    refuse_negative(gain=gain, bias_std=bias_std or 0.0)
-    refuse_no_probability(dropout=dropout, input_dropout=input_dropout)
-    if not math.isfinite(gate):
-        raise ValueError(f"gate: {gate} is not a finite number")
-    if init in NOT_RANDOM:
-        raise NoPredictionError(f"no prediction for init={init}: {NOT_RANDOM[init]}")
+    mean_squares = mean_squares_of(input_mean_squares)
+    sizes = (features, *[width] * depth, outputs)
+    network = describe_network(
+        activation,
+        init,
+        sizes,
+        gain,
+        bias_std,
+        residual,
+        norm=norm,
+        gate=gate,
+        dropout=dropout,
+        input_dropout=input_dropout,
+    )
     if norm == "batch":
         raise NoPredictionError(
             "no prediction for batch norm: mean field follows one sample, and it ties a batch together"
         )
-    mean_squares = mean_squares_of(input_mean_squares)
-    linears = linear_layers(phi, INITS[init], gain, bias_std, (features, *[width] * depth, outputs))
-    network = Network(phi, linears, residual, norm, gate, dropout, input_dropout)
     if init == "lsuv":
-        network = scaled_to_unit_variance(network, mean_squares, gain)
+        network = scaled_to_unit_variance(network, mean_squares)
     q, h = forward(network, mean_squares)
     delta = backward(network, q[:-1])
     if delta[-1] == -math.inf:
@@ -173,6 +177,44 @@ def predict(
         backward_gain = math.nan if depth == 1 else float(np.exp((delta[0] - delta[-1]) / (2 * (depth - 1))))
     preactivation = np.where((q > LARGEST).any(axis=1), math.inf, np.sqrt(np.minimum(q, LARGEST).mean(axis=1)))
     return Prediction(preactivation, np.sqrt(h.mean(axis=1)), relative, backward_gain)
+
+
+def describe_network(
+    activation: str | Function | Activation,
+    init: str,
+    sizes: tuple[int, ...],
+    gain: float,
+    bias_std: float | None,
+    residual: str = "none",
+    *,
+    norm: str = "none",
+    gate: float = 0.0,
+    dropout: float = 0.0,
+    input_dropout: float = 0.0,
+) -> Network:
+    """Return an MLP as the theory sees it.
+
+    Shapes:  sizes: features, the widths of the hidden layers, outputs
+    Raises:  as `predict`, but that it knows batch norm
+    """
+    phi = resolve(activation)
+    for key, name, choices in (("init", init, INITS), ("residual", residual, RESIDUALS), ("norm", norm, NORMS)):
+        if name not in choices:
+            raise unknown_choice(key, name, choices)
+    names = ("features", *["width"] * (len(sizes) - 2), "outputs")
+    for key, value in (("depth", len(sizes) - 2), *zip(names, sizes, strict=True)):
+        if value < 1:
+            raise ValueError(f"{key}: {value} is not at least 1")
+    refuse_negative(gain=gain, bias_std=bias_std or 0.0)
+    refuse_no_probability(dropout=dropout, input_dropout=input_dropout)
+    if not math.isfinite(gate):
+        raise ValueError(f"gate: {gate} is not a finite number")
+    if init in NOT_RANDOM:
+        raise NoPredictionError(f"no prediction for init={init}: {NOT_RANDOM[init]}")
+    linears = linear_layers(phi, INITS[init], gain, bias_std, sizes)
+    return Network(
+        phi, linears, residual, norm, gate, dropout, input_dropout, INITS[init], gain, uniform_biases=bias_std is None
+    )
 
 
 def linear_layers(
@@ -187,12 +229,13 @@ def linear_layers(
     return tuple(found)
 
 
-def scaled_to_unit_variance(network: Network, mean_squares: Array, gain: float) -> Network:
+def scaled_to_unit_variance(network: Network, mean_squares: Array) -> Network:
     """Return the network with the weights that lsuv leaves it: the mean of q over the samples is gain^2 in each layer.
 
     Raises:  NoPredictionError: lsuv cannot do it, as the biases alone are larger, or nothing comes in
     """
     linears: list[Linear] = []
+    gain = network.gain
 
     def scale(linear: Linear, h: Array) -> Linear:
         wanted, there = gain**2 - linear.bias_variance, linear.fan_in * float(h.mean())

@@ -11,7 +11,7 @@ from synthetic_sweep import make_sweep
 from bpexp import entry, summary
 from bpexp.spec import UserError
 from bpexp.statistics import Interval, decide, geometric_interval, mean_interval
-from experiments import gradient_flow, gradient_flow_claims
+from experiments import gradient_flow
 from experiments.gradient_flow_text import (
     aligned,
     answer,
@@ -19,7 +19,6 @@ from experiments.gradient_flow_text import (
     log10_text,
     sweep_lines,
 )
-from experiments.ledger import claim_table
 from experiments.page import Section
 
 NONE = float("nan")
@@ -136,6 +135,9 @@ def test_batch_norm_has_no_prediction():
     assert tables["profiles"]["predicted"].is_null().all()
     assert "Mean field" not in answer(tables["cells"])
     assert {row[4] for row in cell_table(tables["cells"]).rows} == {"no prediction"}
+    simulated = tables["cells"].with_columns(finite_gain=polars.lit(0.5))
+    assert {row[4:6] for row in cell_table(simulated).rows} == {("0.5 (simulated)", "+100.0 %")}
+    assert "Measured and predicted gain are 100.0 % apart" in answer(simulated)
 
 
 def test_another_swept_key_parts_cells_and_names_their_series():
@@ -254,7 +256,9 @@ def test_cells_whose_networks_all_failed_are_out_of_the_counts(swept):
 def test_few_cells_are_printed_one_by_one_and_many_by_their_ends(tables):
     lines = sweep_lines(tables["cells"])
     assert sum(line.startswith(("3 ", "12 ")) for line in lines) == 4
-    expected = r"12 +relu +glorot +0\.594 \[0\.391, 0\.903\] +0\.707 +-15\.9 % +2 vanishing, 1 healthy +1/3 +0\.37 .* 0"
+    expected = (
+        r"12 +relu +glorot +0\.594 \[0\.391, 0\.903\] +0\.707 +-15\.9 % +- +- +2 vanishing, 1 healthy +1/3 +0\.37 .* 0"
+    )
     assert any(re.fullmatch(expected, line) for line in lines), lines
     assert any("1 [1, 1] (2 of 3 seeds)" in line for line in lines)
     many = polars.concat([tables["cells"]] * 10)
@@ -295,25 +299,13 @@ def test_settings_are_the_caveats(tables):
 # The section and the command.
 
 
-def ledger_row(claim):
-    numbers = ("expected", "low", "high", "measured", "measured_low", "measured_high", "control_measured")
-    texts = {"title": "a gain", "control": "init=he", "command": f"python -m {claim}"}
-    verdicts = {"verdict": "confirmed", "control_verdict": "refuted"}
-    return {"claim": claim, "seeds": 5, **dict.fromkeys(numbers, 0.5), **texts, **verdicts}
-
-
-def test_a_section_is_the_same_each_time_with_and_without_claims(tables):
-    whole = {
-        **tables,
-        "claims": claim_table([ledger_row(1), ledger_row(2)]),
-        "scale": gradient_flow.scale_table("smoke"),
-    }
+def test_a_section_is_the_same_each_time(tables):
+    whole = {**tables, "scale": gradient_flow.scale_table("smoke")}
     first, second = gradient_flow.section(whole), gradient_flow.section(whole)
     assert first == second
     assert isinstance(first, Section)
-    assert "Claims 1 and 2: 2 of 2 checks are confirmed, 0 inconclusive, 0 refuted." in first.answer
-    assert first.commands[0].startswith("python -m experiments.gradient_flow -m model.depth=4,8 ")
-    assert len(first.commands) == 3
+    (command,) = first.commands
+    assert command.startswith("python -m experiments.gradient_flow -m model.depth=4,8 ")
     assert [picture.name for picture in first.pictures] == [
         "gain_map",
         "gain_against_prediction",
@@ -321,8 +313,9 @@ def test_a_section_is_the_same_each_time_with_and_without_claims(tables):
         "profile_grad_norm",
         "profile_activation_rms",
         "training",
+        "phase_diagrams",
     ]
-    assert [table.name for table in first.tables] == ["claims", "cells"]
+    assert [table.name for table in first.tables] == ["cells"]
     roles = [role for role, _ in first.method]
     assert roles == [
         "varied",
@@ -334,6 +327,7 @@ def test_a_section_is_the_same_each_time_with_and_without_claims(tables):
         "trained",
         "train, val, test",
         "intervals",
+        "band, p",
     ]
     assert [table.name for table in gradient_flow.section(tables).tables] == ["cells"]
 
@@ -357,7 +351,7 @@ def test_finish_leaves_tables_and_figures_that_do_not_change(swept, tmp_path, ca
     assert f"figures: {folder / 'figures'}" in shown
     assert "tensorboard --logdir" in shown
     files = {path.name: path.read_bytes() for path in sorted(folder.glob("figures/*.svg"))}
-    assert len(files) == 6
+    assert len(files) == 7
     assert polars.read_parquet(folder / "cells.parquet").height == 4
     gradient_flow.finish(folder)
     assert {path.name: path.read_bytes() for path in sorted(folder.glob("figures/*.svg"))} == files
@@ -382,19 +376,21 @@ def test_one_network_from_the_command_line(tmp_path, capsys):
     assert re.search(r"^middle +3 ", shown, re.MULTILINE)
     assert re.search(r"^last +5 ", shown, re.MULTILINE)
     assert re.search(r"^gradient at initialization: (healthy|vanishing)$", shown, re.MULTILINE)
-    gain = re.search(r"gain a layer: (\S+) \[(\S+), (\S+)\] .*; predicted (\S+)", shown)
-    measured, low, high, predicted = map(float, gain.groups())
+    numbers = r"(\S+) \[(\S+), (\S+)\] .*; predicted (\S+), at this width in \[(\S+), (\S+)\] \(99 %; p = (\S+)\)"
+    gain = re.search(f"gain a layer: {numbers}", shown)
+    measured, low, high, predicted, band_low, band_high, p_value = map(float, gain.groups())
     assert low < measured < high
     assert measured == pytest.approx(predicted, rel=0.1)
+    assert band_low < measured < band_high
+    assert 0.01 < p_value <= 1
     assert "not trained: train_loss 2." in shown
 
 
-def test_a_computed_scale_makes_a_section(tmp_path, monkeypatch):
+def test_a_computed_scale_makes_tables(tmp_path, monkeypatch):
     small = ("model.depth=2", "model.activation=tanh", "init=he,glorot", "seed=range(2)", "train.steps=0")
     monkeypatch.setitem(gradient_flow.GRIDS, "smoke", small)
-    monkeypatch.setattr(gradient_flow_claims, "CLAIMS", ())
     tables = gradient_flow.compute("smoke", tmp_path)
-    assert tables["claims"].is_empty()
     assert tables["cells"]["gain"].to_list() == pytest.approx(tables["cells"]["predicted_gain"].to_list(), rel=0.15)
-    section = gradient_flow.section(tables)
-    assert "Claim" not in section.answer
+    assert (tables["cells"]["p_value"] > 1e-4).all()
+    assert "target" not in tables
+    assert gradient_flow.section(tables).commands[0].endswith("'seed=range(2)' train.steps=0")

@@ -10,13 +10,10 @@ import pytest
 import torch
 from synthetic_sweep import make_sweep
 
-from bpexp import entry
 from bpexp.models import MLP, Trace
 from bpexp.spec import ACTIVATIONS, Config
 from bpexp.statistics import Interval, mean_interval
 from bpexp.theory import activation_second_moment, gaussian_mean, selu_map
-from experiments import ledger
-from experiments.gradient_flow import SCALES
 from experiments.gradient_flow_claims import (
     CLAIMS,
     GAINS_1,
@@ -30,7 +27,6 @@ from experiments.gradient_flow_claims import (
 from experiments.gradient_flow_quantities import (
     AWAY,
     LAST,
-    MEASURES,
     best_accuracy,
     gates_moved,
     job_gains,
@@ -48,8 +44,7 @@ from experiments.gradient_flow_residual_claims import (
     REZERO_TRAINS,
     VARIANCE_OF_RELU,
 )
-from experiments.gradient_flow_text import claims_answer, claims_table
-from experiments.ledger import Claim, Sweep, claim_table, compute_claims, judge_claim
+from experiments.ledger import judge_claim
 
 NAN = float("nan")
 
@@ -493,97 +488,13 @@ def test_the_numbers_of_selu_s_bounds():
     assert (mean, variance) == pytest.approx((0, 1), abs=0.02)
 
 
-# The ledger.
+# The tables.
 
 
-def test_a_command_can_be_pasted_into_a_shell():
-    assert GAINS_1.command(5) == (
-        "python -m experiments.gradient_flow -m model.depth=20 model.width=256 model.activation=tanh,relu "
-        "init=pytorch,he train.steps=0 'seed=range(5)'"
-    )
-
-
-def test_the_ledger_has_its_columns_without_rows():
-    table = claim_table([])
-    columns = "claim title expected low high measured measured_low measured_high verdict control_verdict seeds command"
-    assert set(columns.split()) <= set(table.columns)
-    assert claims_table(table).rows == ()
-
-
-def test_every_claim_can_be_told_and_has_bounds_around_what_is_expected():
+def test_every_claim_has_a_sweep_that_states_its_grid_and_is_run_at_full_scale():
     assert {claim.claim for claim in CLAIMS} == {1, 2, 8, 9, 10, 13}
-    assert len({claim.title for claim in CLAIMS}) == len(CLAIMS)
-    sweeps = {claim.sweep.name: claim.sweep for claim in CLAIMS}
-    for claim in CLAIMS:
-        assert claim.low <= claim.expected <= claim.high, claim.title
-        assert claim.where != claim.control, claim.title
-        assert claim.sweep is sweeps[claim.sweep.name], claim.title
-
-
-def test_every_sweep_states_its_grid_and_is_run_at_full_scale():
     for sweep in {claim.sweep.name: claim.sweep for claim in CLAIMS}.values():
         keys = {override.partition("=")[0] for override in sweep.overrides}
         assert {"model.depth", "model.activation", "init", "train.steps"} <= keys, sweep.name
-        assert sweep.seeds.keys() <= SCALES.keys()
         assert sweep.seeds["full"] >= 20, sweep.name
-        assert all(seeds > 1 for seeds in sweep.seeds.values())
     assert len(dict(o.split("=") for o in LSUV.overrides)["model.activation"].split(",")) == len(ACTIVATIONS)
-
-
-def row(claim, verdict, control="refuted"):
-    return {"claim": claim, "verdict": verdict, "control_verdict": control}
-
-
-ANSWERS = [
-    ([row(2, "confirmed")], "Claim 2: 1 of 1 checks are confirmed, 0 inconclusive, 0 refuted."),
-    (
-        [row(10, "confirmed"), row(2, "refuted"), row(2, "confirmed"), row(8, "inconclusive")],
-        "Claims 2, 8 and 10: 2 of 4 checks are confirmed, 1 inconclusive, 1 refuted.",
-    ),
-    (
-        [row(1, "confirmed"), row(2, "confirmed", "confirmed")],
-        "Claims 1 and 2: 2 of 2 checks are confirmed, 0 inconclusive, 0 refuted."
-        " The negative controls of 1 of them are not refuted, so that these show nothing.",
-    ),
-]
-
-
-@pytest.mark.parametrize(("rows", "text"), ANSWERS)
-def test_the_answer_counts_verdicts_and_controls(rows, text):
-    assert claims_answer(polars.DataFrame(rows)) == text
-
-
-SMALL = Sweep(
-    "small",
-    ("model.depth=2", "model.width=8", "model.activation=relu", "init=lsuv,orthogonal", "train.steps=0"),
-    {"smoke": 2},
-)
-SMALL_CLAIMS = (
-    Claim(13, "unit variance", 0.0, 0.0, 0.1, SMALL, {"init": "lsuv"}, {"init": "orthogonal"}, variance_error),
-    Claim(2, "no change", 0.0, 0.0, 1e-6, SMALL, {"init": "lsuv"}, {"init": "orthogonal"}, length_change),
-)
-
-
-def test_a_scale_runs_the_sweeps_that_it_gives_seeds(tmp_path):
-    table = compute_claims(SMALL_CLAIMS, MEASURES, "smoke", tmp_path)
-    assert table["claim"].to_list() == [2, 13]
-    assert table["verdict"].to_list() == ["refuted", "confirmed"]
-    assert table["seeds"].to_list() == [2, 2]
-    assert (tmp_path / "small" / "results.parquet").exists()
-    assert compute_claims(SMALL_CLAIMS, MEASURES, "full", tmp_path).is_empty()
-
-
-@pytest.mark.parametrize(("error", "fails"), [("init: lsuv: dead", False), ("RuntimeError: it broke", True)])
-def test_a_network_that_cannot_start_is_a_result_and_one_that_breaks_is_not(tmp_path, monkeypatch, error, fails):
-    def call(experiment, arguments):
-        polars.DataFrame({"job": ["a", "b"], "status": ["ok", "failed"], "error": [None, error]}).write_parquet(
-            tmp_path / "results.parquet"
-        )
-        raise entry.FailedJobsError(error)
-
-    monkeypatch.setattr(ledger.entry, "call", call)
-    if fails:
-        with pytest.raises(entry.FailedJobsError, match="it broke"):
-            ledger.run(SMALL, 2, tmp_path)
-    else:
-        ledger.run(SMALL, 2, tmp_path)

@@ -47,8 +47,9 @@ class Fake:
 
 @pytest.fixture(autouse=True)
 def fakes(tmp_path, monkeypatch):
-    """Stand for all experiments of the report, in an empty folder, with nothing published."""
+    """Stand for all experiments of the report, which are three, in an empty folder, with nothing published."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(report, "EXPERIMENTS", ("walkthrough", "gradient_flow", "cost"))
     monkeypatch.setattr(published, "FOLDER", tmp_path / "outputs" / "published")
     monkeypatch.setattr(published, "packages", lambda: {"torch": "2.13"})
     set_commit(monkeypatch, "abc123")
