@@ -22,6 +22,7 @@ from bpexp.entry import FailedJobsError
 from bpexp.init import unknown_choice
 from bpexp.spec import UserError
 from experiments import (
+    clipping_claims,
     depth_scale_claims,
     finite_width_claims,
     gradient_flow_claims,
@@ -54,6 +55,7 @@ TABLES: tuple[tuple[tuple[Claim, ...], tuple[str, ...]], ...] = (
     (sharpness_claims.CLAIMS, ()),
     (noise_scale_claims.CLAIMS, ()),
     (trainability_claims.CLAIMS, trainability_claims.MEASURES),
+    (clipping_claims.CLAIMS, clipping_claims.MEASURES),
 )
 """The tables of claims, and the measures of the records that each looks at: a claim is a row in one of them."""
 

@@ -64,7 +64,7 @@ STALL = Sweep(
         "train.steps=300",
         "train.measure_every=100",
     ),
-    {"default": 3, "full": 20},
+    {"full": 20},
 )
 SELU_ABOVE = Sweep(
     "selu_above",

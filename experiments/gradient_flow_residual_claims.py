@@ -118,7 +118,7 @@ REZERO_START = Sweep(
         "train.steps=1",
         "train.measure_every=1",
     ),
-    {"default": 2, "full": 20},
+    {"full": 20},
 )
 REZERO_TRAINS = Sweep(
     "rezero_trains",

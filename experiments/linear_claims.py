@@ -196,7 +196,7 @@ def ratio(rows: polars.DataFrame, records: polars.DataFrame) -> Interval:
 
 
 MODES_OF_LINEAR = Study("linear_modes", compute_modes, {"smoke": 2, "default": 5, "full": 20})
-DEPTH_OF_LINEAR = Study("linear_depth", compute_depth, {"full": 6})
+DEPTH_OF_LINEAR = Study("linear_depth", compute_depth, {"full": 10})
 
 CLAIMS = (
     *(

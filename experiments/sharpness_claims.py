@@ -154,7 +154,7 @@ def loss(rows: polars.DataFrame, records: polars.DataFrame) -> Interval:
     return mean_interval(rows["loss"])
 
 
-SHARPNESS = Study("sharpness", compute, {"default": 4, "full": 10})
+SHARPNESS = Study("sharpness", compute, {"full": 10})
 NETWORKS = f"tanh {'-'.join(map(str, SIZES))}, {SAMPLES} digits"
 
 CLAIMS = (

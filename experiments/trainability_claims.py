@@ -43,7 +43,7 @@ CRITICAL: Where = {"init.gain": 1.327}
 MULTIPLES = Sweep(
     "multiples",
     ("init.gain=1.0,1.0954,1.327",),
-    {"default": 3, "full": 10},
+    {"full": 10},
     "trainability",
 )
 POINT = ("model.width=100", "optimizer.lr=0.005,0.02")
