@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import TYPE_CHECKING, Any
 
 from bpexp import entry
@@ -175,11 +175,11 @@ class Command:
 
     def __init__(self, folder: Path, grid: Grid, *others: str) -> None:
         self.parent, self.grid, self.others = folder, grid, others
-        self.turns = itertools.count()
         self.folder = folder
 
     def reset(self) -> None:
-        self.folder = self.parent / str(next(self.turns))
+        self.parent.mkdir(exist_ok=True)
+        self.folder = Path(mkdtemp(dir=self.parent))
 
     def run(self, steps: int) -> None:
         assert steps == self.grid.jobs

@@ -292,3 +292,13 @@ def test_the_tables_of_a_sweep_have_the_types_that_parquet_keeps():
     frame = polars.DataFrame(sweep_rows(Plan(TINY, 2, 1), taken), infer_schema_length=None)
     assert frame.schema["target"] == polars.Null
     assert frame.select("rounds", "jobs", "steps").row(0) == (2, 8, 3)
+
+
+def test_every_turn_of_every_side_has_a_folder_of_its_own(tmp_path):
+    sides = [cost_sweeps.Command(tmp_path, cost_sweeps.Grid(4, 1)) for _ in range(2)]
+    folders = []
+    for side in (*sides, *sides):
+        side.reset()
+        folders.append(side.folder)
+    assert len(set(folders)) == 4
+    assert not any(list(folder.iterdir()) for folder in folders)
