@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     Tables = Mapping[str, polars.DataFrame]
 
-EXPERIMENTS = ("walkthrough", "gradient_flow", "trainability", "cost", "claims")
+EXPERIMENTS = ("walkthrough", "gradient_flow", "trainability", "remedies", "cost", "claims")
 """The report's experiments in their order: each a module `experiments.NAME` as `Experiment` says."""
 
 NOW, FROM_RECORDS = "computed now", "from the published records"

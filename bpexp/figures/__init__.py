@@ -5,6 +5,7 @@ from bpexp.figures.cells import gain_against_prediction, gain_map
 from bpexp.figures.claims import claims
 from bpexp.figures.layers import named_layers, profiles, training
 from bpexp.figures.phase import phase_diagrams
+from bpexp.figures.remedies import remedy_map
 from bpexp.figures.style import looks, new_figure, png, styled, svg
 from bpexp.figures.trainability import fitted_multiples, oracle_reliability, trainability_map
 
@@ -21,6 +22,7 @@ __all__ = [
     "phase_diagrams",
     "png",
     "profiles",
+    "remedy_map",
     "styled",
     "svg",
     "trainability_map",

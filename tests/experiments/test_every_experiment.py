@@ -16,9 +16,9 @@ SMALLEST = {
 }
 """The arguments of each, and a file that it leaves."""
 
-RUN_ELSEWHERE = {"claims", "cost", "trainability", "walkthrough"}
+RUN_ELSEWHERE = {"claims", "cost", "remedies", "trainability", "walkthrough"}
 """What takes long even at its smallest: test_cost makes its tables, test_claims runs the ledger on small studies,
-test_trainability a grid in its own process, and the report here runs the walkthrough."""
+test_trainability and test_remedies a grid in their own process, and the report here runs the walkthrough."""
 
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
 
