@@ -145,7 +145,7 @@ def draw(ensemble):
 def test_one_step_is_the_same_by_plan_functions_and_torch_alone_and_in_a_group(values):
     """From each of STATES states of the parameters; what an optimizer remembers, each has from its own steps."""
     ensemble = Ensemble(group(values))
-    singles = {network: alone(ensemble, network) for network in (0, NETWORKS // 3, NETWORKS - 1)}
+    singles = {network: alone(ensemble, network) for network in (NETWORKS // 3, NETWORKS - 1)}
     # Of every remainder by which `group` gives networks their numbers there is one.
     torches = [TorchNetwork(ensemble, network) for network in (0, 4, 5, 10, 15)]
     for _ in range(STATES):
@@ -206,13 +206,13 @@ LOOKED_AT = {name: v for name, v in CONFIGURATIONS.items() if name not in ACTIVA
 @pytest.mark.parametrize("values", LOOKED_AT.values(), ids=LOOKED_AT)
 def test_measuring_changes_no_bit_of_training(values):
     finals = []
-    for every in (1, 5, 1000):
+    for every in (1, 5):
         configs = group(values | {"train.steps": 12, "train.measure_every": every, "dtype": "float32"}, 3)
         loop, snapshots = run(configs)
         finals.append((loop.ensemble.values, np.concatenate([s.train_loss for s in snapshots])))
-    for values_after, losses in finals[1:]:
-        assert torch.equal(values_after, finals[0][0])
-        np.testing.assert_array_equal(losses, finals[0][1])
+    (values_after, losses), (expected, expected_losses) = finals
+    assert torch.equal(values_after, expected)
+    np.testing.assert_array_equal(losses, expected_losses)
 
 
 def test_snapshots_cover_every_step_once():

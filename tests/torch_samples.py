@@ -1,9 +1,13 @@
 """The samples that torch tests its own functions and modules with."""
 
+import random
 import sys
 import types
 import unittest
 import warnings
+
+import numpy as np
+import torch
 
 
 def databases() -> tuple[list, list]:
@@ -14,9 +18,21 @@ def databases() -> tuple[list, list]:
         sys.modules["expecttest"] = stub
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        from torch.testing._internal import common_utils
         from torch.testing._internal.common_methods_invocations import op_db
         from torch.testing._internal.common_modules import module_db
+        from torch.testing._internal.opinfo import core
+    # Both take longer than the samples: the one walks the stack for a unittest, the other notes it for each device.
+    core.extract_test_fn = common_utils.extract_test_fn = lambda: None
+    common_utils.set_rng_seed = seed
     return op_db, module_db
+
+
+def seed(number: int) -> None:
+    """What torch's own tests do before each sample, on the host alone."""
+    torch.default_generator.manual_seed(number)
+    random.seed(number)
+    np.random.seed(number)
 
 
 OP_DB, MODULE_DB = databases()

@@ -1,6 +1,7 @@
 """A recorded program of torch operators, and what can be asked of it. It knows no rule."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,20 +37,21 @@ class Operator:
     def name(self) -> str:
         return str(self.function.overloadpacket.__name__)
 
-    def arguments(self) -> Iterator[Tensor]:
+    def arguments(self) -> list[Tensor]:
         """Every tensor that it is called with."""
-        yield from tensors_in((self.args, tuple(self.kwargs.values())))
+        return tensors_in((*self.args, *self.kwargs.values()))
 
-    def tensors(self) -> Iterator[Tensor]:
+    def tensors(self) -> list[Tensor]:
         """Every tensor that it reads or writes."""
-        yield from self.outputs
-        yield from self.arguments()
+        return [*self.outputs, *self.arguments()]
 
-    def written(self) -> Iterator[Tensor]:
+    def written(self) -> list[Tensor]:
         """The arguments that it changes."""
+        if not writes(self.function):
+            return []
         schema = self.function._schema.arguments  # noqa: SLF001 - torch's only statement of it
         values = {argument.name: value for argument, value in zip(schema, self.args, strict=False)} | self.kwargs
-        yield from tensors_in([values[argument.name] for argument in schema if is_written(argument)])
+        return tensors_in([values[argument.name] for argument in schema if is_written(argument)])
 
     def is_pure(self) -> bool:
         """Whether its outputs are all that it does, and depend on its arguments alone."""
@@ -61,12 +63,14 @@ class Operator:
         return tags
 
 
-def tensors_in(values: Iterable[Any]) -> Iterator[Tensor]:
+def tensors_in(values: Iterable[Any]) -> list[Tensor]:
+    found = []
     for value in values:
         if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from tensors_in(value)
+            found.append(value)
+        elif isinstance(value, (list, tuple)):  # not a union: that takes longer, and it is asked very often
+            found += tensors_in(value)
+    return found
 
 
 def replaced(value: Any, replace: Callable[[Tensor], Any]) -> Any:
@@ -74,12 +78,12 @@ def replaced(value: Any, replace: Callable[[Tensor], Any]) -> Any:
     if isinstance(value, Tensor):
         return replace(value)
     if isinstance(value, list | tuple):
-        return type(value)(replaced(item, replace) for item in value)
+        return type(value)([replaced(item, replace) for item in value])
     return value
 
 
 def key_of(tensor: Tensor) -> Key:
-    return key_of_storage(tensor.untyped_storage())
+    return int(tensor.untyped_storage()._cdata)  # noqa: SLF001 - as below, without a call: it is asked most often
 
 
 def key_of_storage(storage: torch.UntypedStorage) -> Key:
@@ -90,6 +94,7 @@ def keys_of(tensors: Iterable[Tensor]) -> set[Key]:
     return {key_of(tensor) for tensor in tensors}
 
 
+@functools.cache
 def writes(function: Any) -> bool:
     """Whether a torch operator changes an argument."""
     return any(map(is_written, function._schema.arguments))  # noqa: SLF001 - torch's only statement of it

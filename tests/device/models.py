@@ -89,5 +89,6 @@ def networks_of(name, networks=3):
 
 def mixed():
     """Return networks of several depths and activations that train together."""
-    values = [SMALL | {"model.depth": depth, "model.activation": name} for depth in (2, 1) for name in TOGETHER]
+    models = [*((2, name) for name in TOGETHER), *((1, name) for name in TOGETHER[:2])]
+    values = [SMALL | {"model.depth": depth, "model.activation": name} for depth, name in models]
     return sorted(map(configure, values), key=spec.order)

@@ -10,7 +10,7 @@ import ast
 import copy
 import functools
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,16 @@ class Mutant:
     formula: Function
 
     def is_caught(self) -> bool:
-        return next(check.find(*trial_of(self.rule, self.argument, self.formula)), None) is not None
+        subject, samples, checks = trial_of(self.rule, self.argument, self.formula)
+        samples = sorted(samples, key=lambda sample: sample.name != LAST_CATCH.get(self.place))
+        found = next(check.find(subject, samples, checks), None)
+        if found is not None:
+            LAST_CATCH[self.place] = found.sample
+        return found is not None
+
+
+LAST_CATCH: dict[Place, str] = {}
+"""The sample that caught the last change of a place: most often it catches the next one too, so it is tried first."""
 
 
 def formulas(rule: Rule) -> dict[str, Any]:
@@ -81,7 +90,8 @@ def trial_of(rule: Rule, argument: str, formula: Function) -> tuple[check.Subjec
     return subject, samples_of(rule), FORWARD_CHECKS if argument == TANGENT else REVERSE_CHECKS
 
 
-def mutants(rule: Rule) -> Iterator[Mutant]:
+def mutants(rule: Rule, is_known: Callable[[str, Place, str], bool] = lambda *_: False) -> Iterator[Mutant]:
+    """Every mutant of a rule, less those of which argument, place and description are known."""
     for argument, formula in formulas(rule).items():
         functions = reachable(formula, rule.forward)
         evaluated = evaluated_places(rule, argument, functions)
@@ -93,14 +103,15 @@ def mutants(rule: Rule) -> Iterator[Mutant]:
                     owner = rule.name if function.__name__ == "<lambda>" else function.__name__
                     text = f"{owner}: {ast.unparse(slot.node)} -> {ast.unparse(new)}"
                     seen[text] = seen.get(text, 0) + 1
-                    if Place.of(function, number) in evaluated:
+                    place, title = Place.of(function, number), text if seen[text] == 1 else f"{text} ({seen[text]})"
+                    if place in evaluated and not is_known(argument, place, title):
                         slot.put(new)
                         mutated = rebuilt(formula, functions, {function: definition})
                         slot.put(slot.node)
-                        title = text if seen[text] == 1 else f"{text} ({seen[text]})"
-                        yield Mutant(rule, argument, Place.of(function, number), title, mutated)
+                        yield Mutant(rule, argument, place, title, mutated)
 
 
+@functools.cache
 def places(rule: Rule) -> set[Place]:
     """Where the rule's formulas and their helpers can be changed."""
     return {

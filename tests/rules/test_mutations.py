@@ -1,7 +1,7 @@
 """Every derivative of the table is changed in every way that `changes` knows, and every change is noticed.
 
-A helper that several formulas share is changed under each of them; a change that one formula does not notice, since its
-own constants or samples make no use of it, must be noticed by another that runs the same line.
+A helper that several formulas share is changed under each of them until one notices; a change that one formula does not
+notice, since its own constants or samples make no use of it, must be noticed by another that runs the same line.
 """
 
 import ast
@@ -11,7 +11,19 @@ import math
 import pytest
 import torch
 from changes import changes_of
-from mutants import TANGENT, Mutant, evaluated_places, formulas, mutants, node_of, places, reachable, rebuilt, slots
+from mutants import (
+    TANGENT,
+    Mutant,
+    Place,
+    evaluated_places,
+    formulas,
+    mutants,
+    node_of,
+    places,
+    reachable,
+    rebuilt,
+    slots,
+)
 
 from bpexp.rules import RULES, Rule, Sample
 
@@ -85,21 +97,34 @@ EQUIVALENT = {  # what no check can notice, and why
 }
 
 
+CAUGHT: set[tuple[Place, str]] = set()
+"""The changes that were caught under some formula: one that has caught another is not changed in the same way."""
+
+
 @functools.cache
 def outcomes(name: str) -> list[tuple[Mutant, bool]]:
-    """Every mutant of a rule, and whether the rule's own checks catch it."""
-    return [(mutant, mutant.is_caught()) for mutant in mutants(RULES[name])]
+    """The mutants of a rule, and whether the rule's own checks catch them."""
+    found: list[tuple[Mutant, bool]] = []
+    sound: set[str] = set()  # the formulas of which a mutant was caught
+
+    def is_known(argument: str, place: Place, description: str) -> bool:
+        return argument in sound and (place, description) in CAUGHT
+
+    for mutant in mutants(RULES[name], is_known):
+        caught = mutant.is_caught()
+        found.append((mutant, caught))
+        if caught:
+            sound.add(mutant.argument)
+            CAUGHT.add((mutant.place, mutant.description))
+    return found
 
 
 def is_caught_elsewhere(mutant: Mutant) -> bool:
     """Whether the same change of the same line is caught under another formula."""
-    change = mutant.place, mutant.description
-    return any(
-        caught and (other.place, other.description) == change
-        for name, rule in RULES.items()
-        if mutant.place in places(rule)
-        for other, caught in outcomes(name)
-    )
+    for name, rule in RULES.items():
+        if (mutant.place, mutant.description) not in CAUGHT and mutant.place in places(rule):
+            outcomes(name)
+    return (mutant.place, mutant.description) in CAUGHT
 
 
 @pytest.mark.parametrize("name", list(RULES))
