@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from bpexp import spec
 from bpexp.chunks import chunk_size
+from bpexp.threads import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,6 +81,7 @@ def log_branch(config: spec.Config, layer: int, gates: Sequence[Tensor]) -> floa
     return math.log(gate) if gate else -math.inf
 
 
+@one_thread()
 def attribute_configs(configs: Mapping[str, spec.Config]) -> dict[str, Array]:
     """Return the terms of networks at initialization, by name; they go side by side where they can.
 
@@ -96,7 +98,7 @@ def attribute_together(configs: Sequence[spec.Config]) -> list[Array]:
     from bpexp.ensemble import Ensemble
 
     try:
-        ensemble = Ensemble(configs)
+        ensemble = Ensemble(configs, trains=False)
     except ValueError:
         return []
     found = attribute(ensemble)
@@ -121,12 +123,11 @@ def attribute_cells(numbered: polars.DataFrame) -> polars.DataFrame:
     cell, layer: the l from which the gradient comes; the terms, with `decay`, their sum; seeds: networks looked at.
     Layers in which a term is not finite are null.
     """
-    defaults = {name.removesuffix(".name"): declared.default for name, declared in spec.keys().items()}
     ran = numbered.filter(numbered["status"] != "failed")
     seeds = min(SEEDS, max(NETWORKS // max(ran["cell"].n_unique(), 1), 1))
     chosen = ran.group_by("cell", maintain_order=True).head(seeds).head(NETWORKS)
     rows = {row["job"]: row for row in chosen.iter_rows(named=True)}
-    terms = attribute_configs({job: config_of(defaults | row) for job, row in rows.items()})
+    terms = attribute_configs({job: config_of(row) for job, row in rows.items()})
     by_cell: dict[int, list[Array]] = {}
     for job, found in terms.items():
         by_cell.setdefault(int(rows[job]["cell"]), []).append(found)

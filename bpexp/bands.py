@@ -14,6 +14,7 @@ import polars
 
 from bpexp import spec
 from bpexp.streams import generator
+from bpexp.threads import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,17 +53,17 @@ FIRST_SPLIT = 10**9
 Values = tuple[tuple[str, Any], ...]
 
 
+@one_thread()
 def simulate_cells(numbered: polars.DataFrame) -> dict[int, Simulation | None]:
     """Return a simulation of every cell's networks; cells that differ in other keys than KEYS have one in common.
 
     Edge:    None where theory has no answer, where the data that the cell learnt is no longer in its folder, and where
              all networks failed; a key that older results have not is at its default
     """
-    defaults = {name.removesuffix(".name"): declared.default for name, declared in spec.keys().items()}
     found: dict[int, Simulation | None] = dict.fromkeys(numbered["cell"].unique(maintain_order=True))
     ran = numbered.filter(numbered["status"] != "failed").group_by("cell", maintain_order=True).first()
     for row in ran.iter_rows(named=True):
-        one = defaults | row
+        one = spec.defaults() | row
         found[int(row["cell"])] = simulate_case(tuple((name, one[name]) for name in KEYS))
     return found
 

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import torch
 
-from bpexp.sweep.checkpoints import RECORDS_FILE, STATE_FILE, remove_checkpoint
+from bpexp.sweep.checkpoints import SNAPSHOTS_FILE, STATE_FILE, remove_checkpoint
 from bpexp.sweep.files import clear_unfinished, replacing
 from bpexp.sweep.results import current_commit
 from bpexp.train import Divergence, Snapshot
@@ -77,7 +77,7 @@ class Checkpoint:
         if not (self.folder / STATE_FILE).exists():
             return None
         try:
-            with (self.folder / STATE_FILE).open("rb") as state, (self.folder / RECORDS_FILE).open("rb") as records:
+            with (self.folder / STATE_FILE).open("rb") as state, (self.folder / SNAPSHOTS_FILE).open("rb") as records:
                 found = self._read(state, records)
         except (UnusableError, OSError) as error:
             why = f"not readable ({error.strerror})" if isinstance(error, OSError) else error
@@ -122,7 +122,7 @@ class Checkpoint:
     def _write(self, loop: Mapping[str, Any], seconds: float) -> None:
         part = _part(pack(self.new)) if self.new else b""
         _make(self.folder)
-        with (self.folder / RECORDS_FILE).open("ab") as file:
+        with (self.folder / SNAPSHOTS_FILE).open("ab") as file:
             file.truncate(self.size)  # what a writing that failed left behind
             file.write(part)
             _force(file)

@@ -59,6 +59,7 @@ class Ensemble:
     Networks of different depth come deepest first, and layer l has tensors of the first R_l networks alone.
 
     passes:  those of `PASSES` that make the plans faster
+    trains:  record the step of training; without it there is the one alone that keeps all values
     Raises:  ValueError: networks that differ in more than `spec.group_key` allows, or do not lie deepest first
     """
 
@@ -68,6 +69,7 @@ class Ensemble:
         device: torch.device | str = "cpu",
         *,
         passes: Collection[str] = tuple(PASSES),
+        trains: bool = True,
     ) -> None:
         if len({spec.group_key(config, but_for=spec.MIXED) for config in configs}) != 1:
             raise ValueError("networks of different structure cannot train together")
@@ -89,7 +91,8 @@ class Ensemble:
         self._make_updates()
         self.batches.x.zero_()
         self.batches.y.zero_()
-        self.training = Step(self)
+        if trains:
+            self.training = Step(self)
         self.statistics = RunningStatistics(self)
 
     def fits(self, configs: Sequence[Config], device: torch.device | str) -> bool:

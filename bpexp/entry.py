@@ -57,10 +57,11 @@ def main(
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        if any(flag in arguments for flag in HELP_FLAGS):
-            print(describe(experiment, doc))
-        else:
-            call(experiment, arguments, program=program, check=check, finish=finish)
+        with _raising_interrupts():
+            if any(flag in arguments for flag in HELP_FLAGS):
+                print(describe(experiment, doc))
+            else:
+                call(experiment, arguments, program=program, check=check, finish=finish)
     except KeyboardInterrupt as interrupt:
         kept = f"{interrupt};" if str(interrupt) else "interrupted; finished jobs are kept, and"
         return _stop(f"{kept} {_how_to_go_on(interrupt)}", 130)
@@ -76,6 +77,20 @@ def main(
         place = "" if error.filename is None else f"{error.filename}: "
         return _stop(f"{place}{error.strerror or error}; what is finished is kept, and {_how_to_go_on(error)}", 1)
     return 0
+
+
+@contextlib.contextmanager
+def _raising_interrupts() -> Iterator[None]:
+    """Raise Ctrl-C itself where an error came of it: OmegaConf may stumble over one and raise an error of its own."""
+    try:
+        yield
+    except Exception as error:
+        cause = error.__context__
+        while cause is not None and not isinstance(cause, KeyboardInterrupt):
+            cause = cause.__context__
+        if cause is None:
+            raise
+        raise cause from None
 
 
 def _how_to_go_on(error: BaseException) -> str:

@@ -323,6 +323,11 @@ GROUPS = tuple(name.removesuffix(".name") for name in keys() if name.endswith(".
 """The groups of conf/: the chosen option of each is its `name`."""
 
 
+def defaults() -> dict[str, Any]:
+    """Return what every key is where it is not given, by the names that columns of results have."""
+    return {name.removesuffix(".name"): declared.default for name, declared in keys().items()}
+
+
 def flatten(config: Any) -> dict[str, Any]:
     """Return the values of a configuration by their Hydra names."""
     schema = type(config)

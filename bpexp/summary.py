@@ -16,6 +16,7 @@ import polars
 
 from bpexp import spec
 from bpexp.statistics import geometric_interval, mean_interval
+from bpexp.threads import one_thread
 from bpexp.verdict import judge
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ def predicted_verdict(prediction: Prediction | None) -> str | None:
     return judge(prediction.delta_rms).word
 
 
+@one_thread()
 def predict_cells(numbered: polars.DataFrame) -> dict[int, Prediction | None]:
     """Return the mean-field prediction of every cell, from its own sizes, gain, biases and training data.
 
@@ -135,11 +137,10 @@ def predict_cells(numbered: polars.DataFrame) -> dict[int, Prediction | None]:
              all networks failed; failed ones are left out, since their values may be impossible; a key that older
              results have not is at its default
     """
-    defaults = {name.removesuffix(".name"): declared.default for name, declared in spec.keys().items()}
     found: dict[int, Prediction | None] = dict.fromkeys(numbered["cell"].unique(maintain_order=True))
     ran = numbered.filter(numbered["status"] != "failed")
     for (cell,), jobs in ran.group_by("cell", maintain_order=True):
-        found[int(cell)] = predict_cell(defaults | jobs.row(0, named=True), tuple(sorted(set(jobs["seed"]))))
+        found[int(cell)] = predict_cell(spec.defaults() | jobs.row(0, named=True), tuple(sorted(set(jobs["seed"]))))
     return found
 
 

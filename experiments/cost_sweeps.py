@@ -87,7 +87,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Schedule:
     """What is run of a grid: rounds, jobs of the plain loop in each, and what else has a turn.
 
     fresh: jobs that have a process of their own, and then the whole command in one as well
@@ -114,16 +114,16 @@ SHARE = 0.7
 """What was aimed at: the share of the peak of the matrix product."""
 
 _DROPOUT = replace(ASKED_SIZE, dropout=0.1)
-PLANS = {
-    "smoke": (Plan(Grid(16, 20), rounds=2, plain=2, parts=True),),
+SCHEDULES = {
+    "smoke": (Schedule(Grid(16, 20), rounds=2, plain=2, parts=True),),
     "default": (
-        Plan(Grid(64, 100), rounds=2, plain=4, fresh=1, parts=True),
-        Plan(Grid(64, 100, _DROPOUT), rounds=2, plain=4),
+        Schedule(Grid(64, 100), rounds=2, plain=4, fresh=1, parts=True),
+        Schedule(Grid(64, 100, _DROPOUT), rounds=2, plain=4),
     ),
     "full": (
-        Plan(Grid(256, ASKED_STEPS), rounds=3, plain=10, fresh=1, parts=True, asked={PLAIN: 4.5, ALONE: 25}),
-        Plan(Grid(256, ASKED_STEPS, _DROPOUT), rounds=2, plain=8, asked={PLAIN: 3.6}),
-        Plan(Grid(1000, ASKED_STEPS), rounds=1, plain=16, asked={PLAIN: 5}, limit=120),
+        Schedule(Grid(256, ASKED_STEPS), rounds=3, plain=10, fresh=1, parts=True, asked={PLAIN: 4.5, ALONE: 25}),
+        Schedule(Grid(256, ASKED_STEPS, _DROPOUT), rounds=2, plain=8, asked={PLAIN: 3.6}),
+        Schedule(Grid(1000, ASKED_STEPS), rounds=1, plain=16, asked={PLAIN: 5}, limit=120),
     ),
 }
 
@@ -131,33 +131,33 @@ PLANS = {
 def measure(scale: str, optimizer: Callable[[Size], str], report: Callable[[str], None]) -> dict[str, list[Any]]:
     """Return the rows of the tables; `optimizer` says which form of SGD is torch's fastest at a size."""
     rows: dict[str, list[Any]] = {"sweeps": [], "parts": []}
-    for plan in PLANS[scale]:
-        report(f"timing {plan.grid.name}")
-        taken = take(plan, optimizer(plan.grid.size))
-        rows["sweeps"] += sweep_rows(plan, taken)
-        if plan.parts:
-            rows["parts"] += part_rows(plan.grid, taken, asked=scale == "full")
+    for schedule in SCHEDULES[scale]:
+        report(f"timing {schedule.grid.name}")
+        taken = take(schedule, optimizer(schedule.grid.size))
+        rows["sweeps"] += sweep_rows(schedule, taken)
+        if schedule.parts:
+            rows["parts"] += part_rows(schedule.grid, taken, asked=scale == "full")
     return rows
 
 
-def take(plan: Plan, optimizer: str) -> dict[str, list[Seconds]]:
+def take(schedule: Schedule, optimizer: str) -> dict[str, list[Seconds]]:
     """Return what a job of each side took, a step of the parts, in every round."""
-    grid = plan.grid
+    grid = schedule.grid
     with TemporaryDirectory() as folder, one_thread(collects_garbage=True):
         root = Path(folder)
         sweep(root / "warm", replace(grid, jobs=len(RATES), steps=1))
         plain = Jobs(grid, optimizer)
         plain.run(1)
-        half = Turn(PLAIN, plain, plan.plain)
+        half = Turn(PLAIN, plain, schedule.plain)
         inside = [Turn(OURS, Command(root / "here", grid), grid.jobs)]
-        if plan.fresh:
+        if schedule.fresh:
             inside += [
                 Turn(COMMAND, Fresh(root / "there", grid), grid.jobs),
-                Turn(ALONE, Alone(root / "job.pt", plain), plan.fresh),
+                Turn(ALONE, Alone(root / "job.pt", plain), schedule.fresh),
             ]
-        if plan.parts:
+        if schedule.parts:
             inside += parts(grid)
-        return take_rounds([half, *inside, half], plan.rounds)
+        return take_rounds([half, *inside, half], schedule.rounds)
 
 
 def sweep(folder: Path, grid: Grid, *others: str) -> Path:
@@ -324,21 +324,21 @@ def step_flops(size: Size, features: int, outputs: int) -> int:
     return 2 * size.batch * (2 * features * size.width + 3 * hidden + 3 * size.width * outputs)
 
 
-def sweep_rows(plan: Plan, taken: Mapping[str, Sequence[Seconds]]) -> list[dict[str, Any]]:
+def sweep_rows(schedule: Schedule, taken: Mapping[str, Sequence[Seconds]]) -> list[dict[str, Any]]:
     """Return a row for each side that a sweep is compared with."""
     from bpexp.statistics import geometric_interval
 
-    grid, ours, plain = plan.grid, taken[OURS], taken[PLAIN]
+    grid, ours, plain = schedule.grid, taken[OURS], taken[PLAIN]
     compared = [(PLAIN, ours, plain)]
-    if plan.fresh:
+    if schedule.fresh:
         alone = taken[ALONE]
         together = [whole(one, loop, grid.jobs) for one, loop in zip(alone, plain, strict=True)]
         compared += [(ALONE, taken[COMMAND], alone), (TOGETHER, taken[COMMAND], together)]
     rows = []
     for against, mine, theirs in compared:
         found = geometric_interval(ratios(processor(theirs), processor(mine)))
-        target = (plan.asked or {}).get(against)
-        limit = plan.limit if against == PLAIN else None
+        target = (schedule.asked or {}).get(against)
+        limit = schedule.limit if against == PLAIN else None
         seconds = geometric_interval(grid.jobs * max(one.processor, one.wall) for one in mine)
         rows.append(
             {

@@ -87,17 +87,19 @@ def test_alone_and_in_a_group_the_batches_are_the_same_and_seeds_share_an_order(
         assert not torch.equal(group.x[0], group.x[1])
 
 
-@pytest.mark.parametrize("before", [0, 1, 3, 4])
+@pytest.mark.parametrize("before", [0, 1, 3, 4, 31, 32, 33])
 def test_a_restored_state_goes_on_with_the_same_batches(before):
-    """From the start, within an epoch, and at its end; as often as is asked for."""
+    """From the start, within an epoch, at its end, and around the next draw; as often as is asked for."""
     batches = batches_of("digits", 100, 25, (2, 5), [0, 1])
+    assert batches.epochs * batches.batches == 32  # to a draw
+    batches.state()
     for _ in range(before):
         batches.fill()
     state = batches.state()
 
     def following():
         found = []
-        for _ in range(9):
+        for _ in range(34):
             batches.fill()
             found.append(batches.x.clone())
         return torch.stack(found)

@@ -148,6 +148,17 @@ def test_exit_codes(runner, capsys):
     assert run("seed=4") == 2
 
 
+def test_an_error_that_came_of_an_interrupt_is_one(capsys):
+    def program(config, folder):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            None._invalidate_flags_cache()
+
+    assert run(experiment="walkthrough", program=program) == 130
+    assert capsys.readouterr().err == "interrupted; finished jobs are kept, and the same command goes on\n"
+
+
 def test_what_goes_on_after_sweep_fresh(runner, capsys):
     arguments = ["-m", "model.depth=2", "model.activation=tanh", "init=he", "train.batch_size=8,16", "seed=0,1"]
     assert run(*arguments) == 0

@@ -8,15 +8,17 @@ from pathlib import Path
 
 from bpexp.sweep.job import Job
 
-CHECKPOINTS, CHECKPOINT = ".checkpoints", ".checkpoint"
-STATE_FILE, RECORDS_FILE = "state", "records"
+IN_SWEEP, IN_JOB = ".checkpoints", ".checkpoint"
+"""The folder of the checkpoints of a sweep's groups, and that of the checkpoint of a job that trains alone."""
+
+STATE_FILE, SNAPSHOTS_FILE = "state", "records"
 
 
 def checkpoint_folder(jobs: Sequence[Job]) -> Path:
     """Return the folder of the checkpoint of a group: in that of the sweep, or of a job that trains alone."""
     if len(jobs) == 1:
-        return jobs[0].folder / CHECKPOINT
-    return jobs[0].folder.parent / CHECKPOINTS / jobs[0].group
+        return jobs[0].folder / IN_JOB
+    return jobs[0].folder.parent / IN_SWEEP / jobs[0].group
 
 
 def remove_checkpoint(folder: Path) -> None:
@@ -30,6 +32,6 @@ def remove_checkpoint(folder: Path) -> None:
         with contextlib.suppress(OSError):
             folder.rmdir()
             break
-    if folder.parent.name == CHECKPOINTS:
+    if folder.parent.name == IN_SWEEP:
         with contextlib.suppress(OSError):  # other groups have theirs
             folder.parent.rmdir()

@@ -25,7 +25,7 @@ from bpexp.sweep.files import check_writable, clear_unfinished
 from bpexp.sweep.fitting import why_too_large
 from bpexp.sweep.groups import GROUPS_FILE, alone, read_groups, together, write_groups
 from bpexp.sweep.job import Job, existing_names, job_name
-from bpexp.sweep.launch import Networks
+from bpexp.sweep.launch import Networks, unfinished
 from bpexp.sweep.lock import LockedError, check_free, hold
 from bpexp.sweep.processes import run_where_torch_is
 from bpexp.sweep.shown import limit_shown
@@ -133,7 +133,7 @@ class Command:
         Raises:  UserError: a job that cannot run, before anything is written
         """
         folder, jobs, naming = self._sweep() if self.multirun else self._single()
-        self._check_machine(list(Networks(jobs, self.wrong).pending.values()))
+        self._check_machine(list(unfinished(job for job in jobs if job.identity not in self.wrong).values()))
         self._refuse_wrong(jobs)
         if self.multirun and jobs[0].config.sweep.executor == "submitit":
             choose_cluster(jobs[0].config.sweep)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from bpexp import spec
 from bpexp.spec import UserError
-from bpexp.sweep.checkpoints import CHECKPOINTS, checkpoint_folder, remove_checkpoint
+from bpexp.sweep.checkpoints import IN_SWEEP, checkpoint_folder, remove_checkpoint
 from bpexp.sweep.executors import Executor, choose_executor, run_inline
 from bpexp.sweep.fitting import fit
 from bpexp.sweep.group import Group, record_failure
@@ -26,17 +26,21 @@ class InterruptedSweep(KeyboardInterrupt):
     """Ctrl-C; the message says what is finished."""
 
 
+def unfinished(jobs: Iterable[Job]) -> dict[str, Job]:
+    """Return the jobs without a result, or all of them under `sweep.fresh`, by identity."""
+    return {job.identity: job for job in jobs if job.config.sweep.fresh or not is_finished(job)}
+
+
 class Networks:
     """The task that Hydra calls: with one job's configuration, or `together` with all of them.
 
-    `pending` are the jobs without a result, or all of them under `sweep.fresh`, but for those that are `wrong`: why, by
-    identity.
+    `pending` are those `unfinished`, but for those that are `wrong`: why, by identity.
     """
 
     def __init__(self, jobs: Sequence[Job], wrong: Mapping[str, str] | None = None) -> None:
         self.wrong = wrong or {}
         right = [job for job in jobs if job.identity not in self.wrong]
-        self.pending = {job.identity: job for job in right if job.config.sweep.fresh or not is_finished(job)}
+        self.pending = unfinished(right)
         self.stored = read_groups(jobs[0].folder.parent)
         grouped = {job.identity: job for job in regroup(right, self.pending, self.stored)}
         self.jobs = [grouped.get(job.identity, job) for job in jobs]
@@ -70,7 +74,7 @@ class Networks:
             if len(jobs) == 1 and jobs[0].identity not in self.pending:
                 remove_checkpoint(checkpoint_folder(jobs))
         folder = self.jobs[0].folder.parent
-        for path in sorted((folder / CHECKPOINTS).glob("*")):
+        for path in sorted((folder / IN_SWEEP).glob("*")):
             jobs = groups.get(path.name, [])
             names = {*self.stored.get(path.name, ()), *(job.folder.name for job in jobs)}
             goes_on = any(job.identity in self.pending for job in jobs) or any(

@@ -1,8 +1,9 @@
 """Locks: one process at a time writes a folder or trains a group.
 
 The operating system frees the lock of a process that is gone, however it ended: what a lock file says tells a reader
-who holds it, and decides nothing. Only where the file system has no such locks does its content decide: then the lock
-of a process that is gone is told by its number on its own machine, and on another machine by the user alone.
+who holds it, and decides nothing. Only where the file system has no such locks does the file decide: whoever makes it
+holds it. That its process is gone is then told by that one's number and start on its own machine, and on another
+machine by the user alone.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def hold(path: Path, *, patience: float = 0.0) -> Iterator[None]:
         yield
     finally:
         # Before it is freed, so that nobody else's is deleted.
-        path.unlink(missing_ok=True)
+        if _is_file(descriptor, path):
+            path.unlink(missing_ok=True)
         os.close(descriptor)
 
 
@@ -80,27 +82,49 @@ def check_free(path: Path) -> None:
     except FileNotFoundError:
         return
     try:
-        _lock(descriptor, path, shared=True)
+        if not _lock(descriptor, path, shared=True):
+            _left_by(path)
     finally:
         os.close(descriptor)
 
 
 def _acquire(path: Path) -> int:
+    """Return the lock file `path`, open, made or taken over from a process that is gone.
+
+    Raises:  LockedError: another process holds it
+    """
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor, made = _open(path)
+        locks = True
         try:
-            if _lock(descriptor, path) and _is_file(descriptor, path):
+            locks = _lock(descriptor, path)
+            # With locks it may have been deleted by its holder in the meantime.
+            if _is_file(descriptor, path) if locks else made:
                 os.truncate(descriptor, 0)
                 os.write(descriptor, json.dumps(_holder()).encode())
                 return descriptor
         except BaseException:
+            if made and not locks:
+                path.unlink(missing_ok=True)
             os.close(descriptor)
             raise
-        os.close(descriptor)  # deleted by its holder in the meantime
+        os.close(descriptor)
+        if not locks and (taken := _take_over(path)) is not None:
+            return taken
+
+
+def _open(path: Path) -> tuple[int, bool]:
+    """Return a file, open, and whether it was made for it."""
+    while True:
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666), True
+        except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):  # deleted in the meantime
+                return os.open(path, os.O_RDWR), False
 
 
 def _lock(descriptor: int, path: Path, *, shared: bool = False) -> bool:
-    """Lock an open file; return whether it was there to be locked.
+    """Lock an open file; return whether the file system has locks.
 
     Raises:  LockedError: another process holds it
     """
@@ -113,13 +137,42 @@ def _lock(descriptor: int, path: Path, *, shared: bool = False) -> bool:
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise
+    return False
+
+
+def _take_over(path: Path) -> int | None:
+    """Take over the lock file of a process that is gone; return it, open, or None where another was faster.
+
+    Whoever takes over holds a lock file of the process that is gone, which then replaces that one's: of those that saw
+    that process gone one alone gets on, and it sees whether another had replaced the file before.
+    """
+    holder = _left_by(path)
+    if not holder:
+        return None
+    claim = path.with_name(f"{path.name}.{holder['pid']}.claim")
+    descriptor = _acquire(claim)
+    if read_json(path) == holder:
+        claim.replace(path)
+        return descriptor
+    claim.unlink()
+    os.close(descriptor)
+    return None
+
+
+def _left_by(path: Path) -> dict[str, Any]:
+    """Return the process that left a lock file and is gone; nothing where there is no such file any more.
+
+    Raises:  LockedError: it is not gone, as far as can be told
+    """
     holder = read_json(path)
-    if holder and not _is_gone(holder):
-        here = _is_here(holder)
-        locked = LockedError(_describe(holder) + ("" if here else f"; if it is gone, delete {path}"))
-        locked.lives = here
-        raise locked
-    return True
+    if _is_gone(holder):
+        return holder
+    if not path.exists():
+        return {}
+    here = _is_here(holder)
+    locked = LockedError(_describe(holder) + ("" if here else f"; if it is gone, delete {path}"))
+    locked.lives = here
+    raise locked
 
 
 def _is_file(descriptor: int, path: Path) -> bool:
@@ -132,7 +185,16 @@ def _is_file(descriptor: int, path: Path) -> bool:
 def _holder() -> dict[str, Any]:
     command = shlex.join([Path(sys.executable).name, *sys.orig_argv[1:]])
     since = time.strftime("%Y-%m-%d %H:%M:%S")
-    return {"pid": os.getpid(), "host": socket.gethostname(), "since": since, "command": command}
+    pid = os.getpid()
+    return {"pid": pid, "host": socket.gethostname(), "started": _start(pid), "since": since, "command": command}
+
+
+def _start(pid: int) -> int | None:
+    """Return when a process started, in ticks since the machine did: no later one of its number has the same."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _describe(holder: dict[str, Any]) -> str:
@@ -156,5 +218,6 @@ def _is_gone(holder: dict[str, Any]) -> bool:
     except ProcessLookupError:
         return True
     except OSError:
-        return False
-    return False
+        pass  # it is another user's
+    starts = holder.get("started"), _start(pid)
+    return None not in starts and starts[0] != starts[1]

@@ -37,7 +37,7 @@ from experiments.cost_sides import (
     ensemble_of,
     saved_bytes,
 )
-from experiments.cost_sweeps import PLAIN, Grid, Plan
+from experiments.cost_sweeps import PLAIN, Grid, Schedule
 from experiments.cost_timing import FEWEST, Seconds, median_interval, one_thread, ratios, take_turns
 from experiments.cost_torch import Skip, dense, ordered
 
@@ -265,7 +265,10 @@ def tables():
         (cost_steps, "MEASURES_TARGET"): 1e9,
         (cost_passes, "SIXTEEN"): tiny,
         (cost_passes, "EFFORTS"): {"smoke": cost_passes.Effort(6, 0.0, (tiny,), (1,))},
-        (cost_sweeps, "PLANS"): {"smoke": (Plan(Grid(8, 2, tiny), 2, 1, parts=True, asked={PLAIN: 1e9}, limit=0.0),)},
+        (cost_sweeps, "SCHEDULES"): {
+            "smoke": (Schedule(Grid(8, 2, tiny), 2, 1, parts=True, asked={PLAIN: 1e9}, limit=0.0),)
+        },
+        (cost_launching, "SCALAR_STEPS"): 20,
         (cost_launching, "EFFORTS"): {"smoke": cost_launching.Effort(4, 2, None, 0, asked=True)},
     }
     with pytest.MonkeyPatch.context() as patch:
@@ -453,7 +456,7 @@ def test_the_targets_are_those_that_were_asked():
     assert (cost_steps.SMALL.name, cost_steps.SMALL_ASKED, cost_steps.SMALL_TARGET) == ("L10 D16 B32", 32, 20)
     for module in (cost_steps, cost_passes, cost_launching):
         assert module.EFFORTS.keys() == cost.SCALES.keys()
-    assert cost_sweeps.PLANS.keys() == cost_peak.SIZES.keys() == cost.SCALES.keys()
+    assert cost_sweeps.SCHEDULES.keys() == cost_peak.SIZES.keys() == cost.SCALES.keys()
     twins = {size for size in cost_steps.targets(cost_steps.EFFORTS["full"]) if size.activation == "tanh"}
     assert len(twins) == 5
     for effort in cost_steps.EFFORTS.values():

@@ -25,7 +25,7 @@ from experiments.cost_sweeps import (
     Alone,
     Grid,
     Jobs,
-    Plan,
+    Schedule,
     groups,
     part_rows,
     product_flops,
@@ -191,7 +191,7 @@ def seconds(*values):
 def test_ratios_are_taken_round_by_round_of_a_job():
     taken = {PLAIN: seconds(0.4, 0.8), OURS: seconds(0.1, 0.2), COMMAND: seconds(0.2, 0.4), ALONE: seconds(4.0, 8.0)}
     asked = {PLAIN: 3.9, ALONE: 25}
-    rows = sweep_rows(Plan(TINY, 2, 1, fresh=1, asked=asked, limit=3.5), taken)
+    rows = sweep_rows(Schedule(TINY, 2, 1, fresh=1, asked=asked, limit=3.5), taken)
     found = [(row["against"], row["ratio"], row["target"], row["verdict"]) for row in rows]
     # Of 8 jobs, a process that trains them all has a start of 3.6 s, and 0.4 s for each.
     assert found == [
@@ -229,10 +229,10 @@ def test_the_parts_of_a_job_are_shares_of_the_peak():
 
 def test_sweeps_are_judged_at_the_sizes_that_were_asked():
     judged = {
-        (plan.grid.name, against): target
-        for plans in cost_sweeps.PLANS.values()
-        for plan in plans
-        for against, target in ({} if plan.asked is None else plan.asked).items()
+        (schedule.grid.name, against): target
+        for schedules in cost_sweeps.SCHEDULES.values()
+        for schedule in schedules
+        for against, target in ({} if schedule.asked is None else schedule.asked).items()
     }
     dropout = "L10 D32 B128 with dropout 0.1"
     assert judged == {
@@ -241,9 +241,12 @@ def test_sweeps_are_judged_at_the_sizes_that_were_asked():
         (f"256 jobs x 300 steps, {dropout}", PLAIN): 3.6,
         ("1,000 jobs x 300 steps, L10 D32 B128", PLAIN): 5,
     }
-    assert {plan.limit for plan in cost_sweeps.PLANS["full"] if plan.grid.jobs == 1000} == {120}
+    assert {schedule.limit for schedule in cost_sweeps.SCHEDULES["full"] if schedule.grid.jobs == 1000} == {120}
     assert [
-        plan for scale in ("smoke", "default") for plan in cost_sweeps.PLANS[scale] if plan.asked or plan.limit
+        schedule
+        for scale in ("smoke", "default")
+        for schedule in cost_sweeps.SCHEDULES[scale]
+        if schedule.asked or schedule.limit
     ] == []
     assert [effort.asked for effort in cost_launching.EFFORTS.values()] == [False, False, True]
 
@@ -289,7 +292,7 @@ def test_two_processes_are_held_against_one():
 
 def test_the_tables_of_a_sweep_have_the_types_that_parquet_keeps():
     taken = {PLAIN: seconds(0.4, 0.8), OURS: seconds(0.1, 0.2)}
-    frame = polars.DataFrame(sweep_rows(Plan(TINY, 2, 1), taken), infer_schema_length=None)
+    frame = polars.DataFrame(sweep_rows(Schedule(TINY, 2, 1), taken), infer_schema_length=None)
     assert frame.schema["target"] == polars.Null
     assert frame.select("rounds", "jobs", "steps").row(0) == (2, 8, 3)
 

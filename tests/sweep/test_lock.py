@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import fcntl
 import json
@@ -107,6 +108,80 @@ def test_without_locks_of_the_file_system(path, without_flock):
     with pytest.raises(LockedError, match=rf"on elsewhere since .*; if it is gone, delete {path}$"), hold(path):
         pass
     assert path.exists()
+
+
+def left_by_a_dead_process(path):
+    path.write_text(json.dumps({"pid": int(dead_process()), "host": socket.gethostname(), "started": 1}))
+
+
+@pytest.mark.parametrize(("moment", "time"), [("_take_over", 1), ("read_json", 1), ("_acquire", 2)])
+def test_one_alone_takes_over_without_locks(path, without_flock, monkeypatch, moment, time):
+    """Another does so before, after, or long after this one has seen that the process is gone."""
+    left_by_a_dead_process(path)
+    act, calls = getattr(lock, moment), []
+    with contextlib.ExitStack() as stack:
+
+        def act_later(*arguments):
+            found = act(*arguments) if moment == "read_json" else None
+            calls.append(arguments)
+            if len(calls) == time:
+                stack.enter_context(hold(path))
+            return found or act(*arguments)
+
+        monkeypatch.setattr(lock, moment, act_later)
+        with pytest.raises(LockedError, match=f"in use by process {os.getpid()} on "), hold(path):
+            pass
+        assert [path] == list(path.parent.iterdir())
+        with pytest.raises(LockedError, match="in use"):
+            check_free(path)
+    assert not list(path.parent.iterdir())
+
+
+def test_another_that_takes_over_or_begins_holds_it_without_locks(path, without_flock):
+    left_by_a_dead_process(path)
+    claim = path.with_name(f"lock.{json.loads(path.read_text())['pid']}.claim")
+    with hold(claim), pytest.raises(LockedError, match="in use by process"), hold(path):
+        pass
+    left_by_a_dead_process(claim)
+    with hold(path):
+        assert list(path.parent.iterdir()) == [path]
+    path.touch()
+    for use in (check_free, lambda path: hold(path).__enter__()):
+        with pytest.raises(LockedError, match=f"^in use by another process; if it is gone, delete {path}$"):
+            use(path)
+
+
+def test_a_process_that_gives_a_lock_free_is_not_gone(path, without_flock, monkeypatch):
+    def read(path):
+        found = lock_read(path)
+        other.close()
+        return found
+
+    lock_read = lock.read_json
+    monkeypatch.setattr(lock, "read_json", read)
+    with contextlib.ExitStack() as other:
+        other.enter_context(hold(path))
+        assert lock._left_by(path) == {}
+
+
+def test_a_later_process_of_the_same_number_without_locks(path, without_flock):
+    with hold(path):
+        left = json.loads(path.read_text())
+    path.write_text(json.dumps(left | {"started": left["started"] - 1}))
+    with hold(path):
+        assert json.loads(path.read_text())["started"] == left["started"]
+
+
+def test_what_cannot_be_written_is_not_held_without_locks(path, without_flock, monkeypatch):
+    def full(descriptor, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(OSError, match="No space left"), hold(path):
+            pass
+    with hold(path):
+        pass
 
 
 def test_another_error_of_the_file_system_is_shown(path, monkeypatch):
