@@ -27,10 +27,12 @@ from experiments import (
     finite_width_claims,
     gradient_flow_claims,
     gradient_flow_quantities,
+    layer_jacobian_claims,
     linear_claims,
     mean_field_claims,
     noise_scale_claims,
     published,
+    residual_form_claims,
     sharpness_claims,
     shattered_claims,
     spectra_claims,
@@ -46,6 +48,8 @@ if TYPE_CHECKING:
 
 TABLES: tuple[tuple[tuple[Claim, ...], tuple[str, ...]], ...] = (
     (gradient_flow_claims.CLAIMS, gradient_flow_quantities.MEASURES),
+    (layer_jacobian_claims.CLAIMS, ()),
+    (residual_form_claims.CLAIMS, ()),
     (finite_width_claims.CLAIMS, ()),
     (mean_field_claims.CLAIMS, ()),
     (depth_scale_claims.CLAIMS, ()),
@@ -109,6 +113,7 @@ def judge_claims(
     """Return the rows of the claims, by number: those that the scale tests, and of the others the published ones.
 
     only: a claim's number, or the name of a sweep or study; published rows are left out then
+    A published row stands where its claim is still made: as it is told, with the same bounds and the same control.
     seconds: gets the time that each sweep and study took
     """
     import polars
@@ -132,9 +137,43 @@ def judge_claims(
             seconds[name] = round(time.monotonic() - start, 1)
     table = polars.concat(rows)
     if only is None and (records := published.read("claims")) is not None:
-        others = records.tables["claims"].filter(~polars.col("title").is_in(table["title"].to_list()))
+        others = standing(records.tables["claims"], [claim for claim, _ in chosen if scale not in claim.sweep.seeds])
         table = polars.concat([table, others.with_columns(source=polars.lit(PUBLISHED)).select(table.columns)])
-    return table.sort("claim", maintain_order=True)
+    return name_rows(table)
+
+
+def name_rows(table: polars.DataFrame) -> polars.DataFrame:
+    """Return rows in the order of the tables, with `row`: their claim's number, and their own among all of that claim.
+
+    A row has the same name whatever else is tested.
+    """
+    import polars
+
+    counts: dict[int, int] = {}
+    names = {}
+    for claim, _ in choose(None):
+        counts[claim.claim] = counts.get(claim.claim, 0) + 1
+        names[claim.title] = f"{claim.claim}.{counts[claim.claim]}"
+    places = {title: place for place, title in enumerate(names)}
+    titles = table["title"].to_list()
+    table = table.with_columns(
+        polars.Series("row", [names[title] for title in titles]),
+        polars.Series("place", [places[title] for title in titles]),
+    )
+    return table.sort("place").drop("place")
+
+
+def standing(published_rows: polars.DataFrame, claims: Sequence[Claim]) -> polars.DataFrame:
+    """Return the published rows of some claims, and say how many claims have none that was tested as they are now."""
+    import polars
+
+    made = {(claim.claim, claim.title, claim.low, claim.high, claim.control_text) for claim in claims}
+    found = published_rows.select("claim", "title", "low", "high", "control").rows()
+    if missing := len(made - set(found)):
+        print(
+            f"  {missing} claims are tested at another scale alone, and not published yet", file=sys.stderr, flush=True
+        )
+    return published_rows.filter(polars.Series([row in made for row in found], dtype=polars.Boolean))
 
 
 def choose(only: str | None) -> list[tuple[Claim, tuple[str, ...]]]:

@@ -123,12 +123,6 @@ def linear_gain(results: polars.DataFrame, records: polars.DataFrame) -> Interva
     return geometric_interval(job_gains(results, records, linear=True))
 
 
-def factor_of_30_layers(results: polars.DataFrame, records: polars.DataFrame) -> Interval:
-    """The gain to the power of 30."""
-    found = gain(results, records)
-    return Interval(found.mean**30, found.low**30, found.high**30, found.count)
-
-
 def length_gain(results: polars.DataFrame, records: polars.DataFrame) -> Interval:
     """The factor a layer of activation_rms, from layer 1 to layer L."""
     ends = zip(hidden_ends(results, records, "activation_rms"), depths(results), strict=True)

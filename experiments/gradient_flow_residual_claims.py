@@ -4,8 +4,8 @@ Claim 8: derived here, and the two failures of Hanin and Rolnick 2018, arXiv:180
 et al. 2021, arXiv:2003.04887. Letters: L = depth, n = width, h = what a layer hands on, g = its gradient, c = factor of
 a branch: h <- h + c phi(W h) in layers 2 to L.
 
-Claim 8 is stated for x + a W relu(x). There skip and branch are uncorrelated, as E W = 0: under He the mean squares of
-x and of its gradient both grow by 1 + a^2 a layer, whatever the width.
+Claim 8 is stated for x + a W relu(x): residual_form_claims tests that form. There skip and branch are uncorrelated, as
+E W = 0: under He the mean squares of x and of its gradient both grow by 1 + a^2 a layer, but for terms of order 1/n.
 Ours applies phi last. With phi the identity and lecun the two forms are one. With relu and He:
 - Towards the input g <- g + c W^T (relu'(z) g), by 1 + c^2 a layer, if g and W are independent. Layer 1 has no skip:
   (1 + c^2)^(L-1) in all; 2^(L-1) at c = 1, and (1 + 1/L)^(L-1), which tends to e, at c = 1/sqrt L.
@@ -27,7 +27,6 @@ from __future__ import annotations
 import math
 
 from experiments.gradient_flow_quantities import (
-    CONVERGED,
     best_accuracy,
     branch_gradient,
     gates_moved,
@@ -38,10 +37,11 @@ from experiments.gradient_flow_quantities import (
 )
 from experiments.ledger import Claim, Measure, Sweep, around
 
-GROWTH_TOLERANCE = 0.15
-"""Of a whole factor, over 20 seeds."""
+GROWTH_TOLERANCE, SCALED_TOLERANCE = 0.15, 0.05
+"""Of a whole factor, over 20 seeds; the smaller one tells (1 + 1/L)^(L-1) at L = 16 from its limit e, 9 % more."""
 REZERO_LEARNING_RATES = (0.001, 0.003)
 """Of adam."""
+REZERO_TRAINED = 0.9
 
 GROWTH_LINEAR = Sweep(
     "growth_linear",
@@ -49,7 +49,7 @@ GROWTH_LINEAR = Sweep(
         "model.depth=16",
         "model.width=256",
         "model.activation=identity",
-        "model.residual=none,plain,scaled",
+        "model.residual=none,plain",
         "init=lecun",
         "train.steps=0",
     ),
@@ -67,13 +67,13 @@ GROWTH_RELU = Sweep(
     ),
     {"smoke": 3, "default": 5, "full": 20},
 )
-GROWTH_LIMIT = Sweep(
-    "growth_limit",
+GROWTH_SCALED = Sweep(
+    "growth_scaled",
     (
-        "model.depth=64",
+        "model.depth=16,128",
         "model.width=256",
         "model.activation=identity",
-        "model.residual=plain,scaled",
+        "model.residual=scaled",
         "init=lecun",
         "train.steps=0",
     ),
@@ -147,11 +147,15 @@ SCALED_VARIANCE = 8 / 32 * VARIANCE_OF_RELU
 def grown(
     direction: str, square: str, expected: float, sweep: Sweep, residual: str, control: str, measure: Measure
 ) -> Claim:
-    """Return the claim that in a residual net lengths, or gradients, grow as claim 8 says."""
+    """Return the claim that in a residual net lengths, or gradients, grow as claim 8 says.
+
+    With relu it is a claim of ours: the form is not the paper's.
+    """
     depth, width, activation = (override.partition("=")[2] for override in sweep.overrides[:3])
+    form = "our form h + c relu(W h)" if activation == "relu" else activation
     return around(
         8,
-        f"{residual} residual net, {activation}, L = {depth}, n = {width}, {direction}: mean square grows by {square}",
+        f"{residual} residual net, {form}, L = {depth}, n = {width}, {direction}: mean square grows by {square}",
         expected,
         GROWTH_TOLERANCE,
         sweep,
@@ -164,10 +168,23 @@ def grown(
 RESIDUAL_CLAIMS = (
     grown("forward", "2^(L-1)", 2.0**15, GROWTH_LINEAR, "plain", "none", length_growth),
     grown("backward", "2^(L-1)", 2.0**15, GROWTH_LINEAR, "plain", "none", gradient_growth),
-    grown("forward", "(1 + 1/L)^(L-1)", (17 / 16) ** 15, GROWTH_LINEAR, "scaled", "plain", length_growth),
-    grown("backward", "(1 + 1/L)^(L-1)", (17 / 16) ** 15, GROWTH_LINEAR, "scaled", "plain", gradient_growth),
-    grown("forward", "e, the limit of deep nets", math.e, GROWTH_LIMIT, "scaled", "plain", length_growth),
-    grown("backward", "e, the limit of deep nets", math.e, GROWTH_LIMIT, "scaled", "plain", gradient_growth),
+    *(
+        around(
+            8,
+            f"scaled residual net, identity, L = {depth}, n = 256, {direction}: mean square grows by {square}",
+            expected,
+            SCALED_TOLERANCE,
+            GROWTH_SCALED,
+            {"model.depth": depth},
+            {"model.depth": other},
+            measure,
+        )
+        for depth, other, square, expected in (
+            (16, 128, "(1 + 1/L)^(L-1)", (17 / 16) ** 15),
+            (128, 16, "e, the limit of deep nets", math.e),
+        )
+        for direction, measure in (("forward", length_growth), ("backward", gradient_growth))
+    ),
     grown("backward", "2^(L-1)", 2.0**3, GROWTH_RELU, "plain", "none", gradient_growth),
     grown("backward", "(1 + 1/L)^(L-1)", (5 / 4) ** 3, GROWTH_RELU, "scaled", "plain", gradient_growth),
     # Behind so many layers so narrow the part of g along h is several times the rest: it should be refuted.
@@ -232,9 +249,9 @@ RESIDUAL_CLAIMS = (
     ),
     Claim(
         9,
-        "1,000 dense layers of 32 units train with ReZero: training accuracy with the best learning rate at least 0.8",
+        "1,000 dense layers of 32 units train with ReZero: training accuracy with the best learning rate at least 0.9",
         1.0,
-        CONVERGED,
+        REZERO_TRAINED,
         1.0,
         REZERO_TRAINS,
         {"model.residual": "rezero"},

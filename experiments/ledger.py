@@ -66,7 +66,10 @@ class Claim:
     """A row of the ledger, before it is measured: on which networks, what, and between which bounds.
 
     It is confirmed where the measured interval lies between the bounds, refuted where it has no point in common with
-    them. The control is the same check on networks of which the claim is false: it has to come out refuted.
+    them. The control is the same check on networks of which the claim is false, or, where `wrong` says so, by a law
+    that is false: it has to come out refuted.
+
+    wrong: what the law is, and what measures by it
     """
 
     claim: int
@@ -78,6 +81,14 @@ class Claim:
     where: Where
     control: Where
     measure: Measure
+    wrong: tuple[str, Measure] | None = None
+
+    @property
+    def control_text(self) -> str:
+        """What the control has that the claim has not."""
+        if self.wrong is not None:
+            return self.wrong[0]
+        return ", ".join(f"{name}={value}" for name, value in self.control.items())
 
 
 def around(
@@ -89,11 +100,9 @@ def around(
     where: Where,
     control: Where,
     measure: Measure,
-    *,
-    layers: int = 1,
 ) -> Claim:
-    """Return a claim that a factor is `expected` within a relative tolerance, or the product of that of `layers`."""
-    low, high = (expected * (1 + sign * tolerance) ** layers for sign in (-1, 1))
+    """Return a claim that a number is `expected` within a relative tolerance."""
+    low, high = (expected * (1 + sign * tolerance) for sign in (-1, 1))
     return Claim(claim, title, expected, low, high, sweep, where, control, measure)
 
 
@@ -109,9 +118,13 @@ def judge_claim(claim: Claim, results: polars.DataFrame, records: polars.DataFra
 
     Of a study the records are empty.
     """
+    of_control = claim.measure if claim.wrong is None else claim.wrong[1]
     measured, control = (
-        claim.measure(rows, records.join(rows, on="job", how="semi") if "job" in records else records)
-        for rows in (select(results, claim.where), select(results, claim.control))
+        measure(rows, records.join(rows, on="job", how="semi") if "job" in records else records)
+        for rows, measure in (
+            (select(results, claim.where), claim.measure),
+            (select(results, claim.control), of_control),
+        )
     )
     seeds = results["seed"].n_unique()
     return {
@@ -124,7 +137,7 @@ def judge_claim(claim: Claim, results: polars.DataFrame, records: polars.DataFra
         "measured_low": measured.low,
         "measured_high": measured.high,
         "verdict": decide(measured, claim.low, claim.high),
-        "control": ", ".join(f"{name}={value}" for name, value in claim.control.items()),
+        "control": claim.control_text,
         "control_measured": control.mean,
         "control_verdict": decide(control, claim.low, claim.high),
         "seeds": seeds,

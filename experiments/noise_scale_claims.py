@@ -93,7 +93,7 @@ def ratio(rows: polars.DataFrame, records: polars.DataFrame) -> Interval:
     return mean_interval(rows["ratio"])
 
 
-NOISE = Study("noise_scale", compute, {"smoke": 3, "default": 10, "full": 40})
+NOISE = Study("noise_scale", compute, {"smoke": 3, "default": 6, "full": 40})
 
 CLAIMS = tuple(
     around(

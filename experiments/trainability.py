@@ -5,8 +5,9 @@ has depth scales on both sides of the critical line, and how many multiples of t
 step budget. The oracle gives the probability that a network trains, stalls or diverges, from theory's numbers of its
 initialization and its learning rate alone; a single network's is printed beside what became of it.
 
-Tables are left in the results' folder as map, multiples, curves and foreseen.parquet (what the published oracle says of
-these networks), figures as figures/*.svg.
+Tables are left in the results' folder as map, multiples, variances (a multiple for each sigma_w^2), comparisons (of the
+depth scales), curves and foreseen.parquet (what the published oracle says of these networks), figures as figures/*.svg.
+The claims on the multiple are rows of the ledger: `python -m experiments.claims scale=full only=4`.
 """
 
 from __future__ import annotations
@@ -27,10 +28,9 @@ if TYPE_CHECKING:
 
 SCALES = {
     "smoke": "2 depths x 2 values of sigma_w^2 x 2 seeds, 40 steps; an oracle of 32 networks of 20 steps.",
-    "default": "9 depths x 4 values of sigma_w^2 x 3 seeds; the claims on the multiple with 3 seeds; an oracle that"
-    " is fitted to plain networks alone.",
-    "full": "The declared grid: 9 depths x 7 values of sigma_w^2 x 5 seeds; all claims, with 5 or 10 seeds; an oracle"
-    " that is fitted to networks with norms, skip connections, dropout and of several widths as well.",
+    "default": "9 depths x 4 values of sigma_w^2 x 3 seeds; an oracle that is fitted to plain networks alone.",
+    "full": "The declared grid: 9 depths x 7 values of sigma_w^2 x 5 seeds; an oracle that is fitted to networks with"
+    " norms, skip connections, dropout and of several widths as well.",
 }
 GRIDS: dict[str, tuple[str, ...]] = {
     "smoke": ("model.depth=4,8", "init.gain=1.0,2.0", "seed=range(2)", "train.steps=40", "train.measure_every=20"),
@@ -63,18 +63,27 @@ def finish(folder: Path) -> None:
 
 
 def summarize(folder: Path) -> dict[str, polars.DataFrame]:
-    """Return the tables of a folder of results: map, multiples, curves, settings.
+    """Return the tables of a folder of results: map, multiples, variances, comparisons, curves, settings.
 
     Raises:  UserError: there are no results, or no network of them has finished
     """
     from bpexp.records import read_results
     from bpexp.summary import summarize_settings
-    from experiments.trainability_map import read_networks, summarize_curves, summarize_map, summarize_multiples
+    from experiments.trainability_map import (
+        read_networks,
+        summarize_comparisons,
+        summarize_curves,
+        summarize_map,
+        summarize_multiples,
+        summarize_variances,
+    )
 
     networks = read_networks(folder)
     return {
         "map": summarize_map(networks),
         "multiples": summarize_multiples(networks),
+        "variances": summarize_variances(networks),
+        "comparisons": summarize_comparisons(networks),
         "curves": summarize_curves(networks),
         "settings": summarize_settings(read_results(folder)),
     }
@@ -84,17 +93,13 @@ def compute(scale: str, folder: Path) -> dict[str, polars.DataFrame]:
     """Run what a scale states, below `folder`, and return the summary tables."""
     import polars
 
-    from experiments.ledger import compute_claims
-    from experiments.trainability_claims import CLAIMS, MEASURES, MULTIPLES
     from experiments.trainability_oracle import compute_oracle
 
-    # The claims on multiples are on networks of the map, and find them there.
-    sweep = entry.call("trainability", ["-m", *GRIDS[scale], f"hydra.sweep.dir={folder / MULTIPLES.name}"])
+    sweep = entry.call("trainability", ["-m", *GRIDS[scale], f"hydra.sweep.dir={folder / 'map'}"])
     tables = summarize(sweep)
     tables |= compute_oracle(scale, folder)
     command = shlex.join(["python", "-m", "experiments.trainability", "-m", *GRIDS[scale]])
-    claims = compute_claims(CLAIMS, MEASURES, scale, folder)
-    return {**tables, "claims": claims, "scale": polars.DataFrame({"scale": [scale], "command": [command]})}
+    return {**tables, "scale": polars.DataFrame({"scale": [scale], "command": [command]})}
 
 
 def pictures(tables: Mapping[str, polars.DataFrame]) -> list[Picture]:
@@ -122,18 +127,18 @@ def pictures(tables: Mapping[str, polars.DataFrame]) -> list[Picture]:
 
 def section(tables: Mapping[str, polars.DataFrame]) -> Section:
     """Return the section that the tables make: those of `compute`, or of one sweep by `summarize`."""
-    from experiments.claims_text import claims_answer, claims_table
     from experiments.page import Section
-    from experiments.trainability_text import answer, measured, multiples_table, oracle_table, scores_table
+    from experiments.trainability_text import (
+        answer,
+        measured,
+        multiples_table,
+        oracle_table,
+        scores_table,
+        variances_table,
+    )
 
-    claims, scale = tables.get("claims"), tables.get("scale")
-    if claims is not None and claims.is_empty():
-        claims = None
+    scale = tables.get("scale")
     roles = tables["settings"].group_by("role", maintain_order=True).agg("text").rows()
-    found, commands = answer(tables), [] if scale is None else scale["command"].to_list()
-    if claims is not None:
-        found += f" {claims_answer(claims)}"
-        commands += claims["command"].to_list()
     return Section(
         name="trainability",
         title="How deep a network trains",
@@ -143,13 +148,13 @@ def section(tables: Mapping[str, polars.DataFrame]) -> Section:
         "multiples of the gradient's scale 1/|ln chi_1| on the chaotic side. The multiple is no constant: from a "
         "budget of T to one of 4 T steps it should rise by log 4. Theory's numbers of the initialization and of the "
         "learning rate should tell what trains, for activations and depths that were never seen.",
-        answer=found,
+        answer=answer(tables),
         method=(*((role, "; ".join(texts)) for role, texts in roles), *measured(tables)),
-        commands=tuple(dict.fromkeys(commands)),
+        commands=() if scale is None else tuple(scale["command"]),
         pictures=tuple(pictures(tables)),
         tables=(
-            *(() if claims is None else (claims_table(claims),)),
             multiples_table(tables["multiples"]),
+            *((variances_table(tables["variances"]),) if "variances" in tables else ()),
             *((scores_table(tables["scores"]), oracle_table(tables["oracle"])) if "scores" in tables else ()),
         ),
     )

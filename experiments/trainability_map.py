@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.trainability_multiples import Array, fit_multiple
+from experiments.trainability_multiples import Array, compare_scales, fit_multiple, one_number
 
 if TYPE_CHECKING:
     import polars
@@ -140,7 +140,7 @@ def summarize_map(networks: polars.DataFrame) -> polars.DataFrame:
     return polars.DataFrame(rows, infer_schema_length=None)
 
 
-NO_SCALES = dict.fromkeys(("sigma_w2", "sigma_b2", "chi_1", "c_star", "xi_c", "xi_gradient"), math.nan)
+NO_SCALES = dict.fromkeys(("sigma_w2", "sigma_b2", "chi_1", "c_star", "xi_q", "xi_c", "xi_gradient"), math.nan)
 
 
 def scales_of(row: Mapping[str, Any]) -> dict[str, float]:
@@ -170,8 +170,8 @@ def scales_of(row: Mapping[str, Any]) -> dict[str, float]:
     scales = NO_SCALES | {"sigma_w2": variance, "sigma_b2": linear.bias_variance}
     if found is None:
         return scales
-    own = {"chi_1": found.chi_1, "c_star": found.c_star, "xi_c": found.xi_c, "xi_gradient": found.xi_gradient}
-    return scales | {name: float(value) for name, value in own.items()}
+    names = ("chi_1", "c_star", "xi_q", "xi_c", "xi_gradient")
+    return scales | {name: float(getattr(found, name)) for name in names}
 
 
 @functools.lru_cache(maxsize=4096)
@@ -190,36 +190,85 @@ def side(chi_1: float) -> str:
     return "ordered" if chi_1 < 1 else "chaotic" if chi_1 > 1 else ""
 
 
-def summarize_multiples(networks: polars.DataFrame) -> polars.DataFrame:
-    """Return the fitted multiples, a row for each series, side of the critical line, budget and depth scale.
+def tested_networks(networks: polars.DataFrame) -> Iterator[tuple[dict[str, Any], polars.DataFrame]]:
+    """Yield series, side of the critical line and budget with the networks that multiples are fitted to.
 
     Networks count whose sigma_w^2 has scales that the deepest of them reaches MULTIPLES_TESTED times, the same networks
     for either scale. On the ordered side the two are one.
     """
     import polars
 
-    rows = []
     scales = [scales_of(row) for row in networks.iter_rows(named=True)]
     table = networks.select("series", "train.steps", "model.depth", "seed", "outcome").with_columns(
         polars.Series("side", [side(row["chi_1"]) for row in scales], polars.String),
-        *(polars.Series(name, [row[name] for row in scales], polars.Float64) for name in SCALES),
+        *(polars.Series(name, [row[name] for row in scales], polars.Float64) for name in ("sigma_w2", *SCALES)),
     )
     for (series, where, steps), own in table.group_by("series", "side", "train.steps", maintain_order=True):
         longest = polars.max_horizontal(*SCALES)
         tested = own.filter(longest * MULTIPLES_TESTED <= own["model.depth"].max(), polars.min_horizontal(*SCALES) > 0)
-        if not where or tested.is_empty():
-            continue
-        for name in SCALES if where == "chaotic" else ("xi_c",):
-            found = fit_multiple(
-                (tested["model.depth"] / tested[name]).to_numpy(),
-                (tested["outcome"] == "trains").to_numpy().astype(np.float64),
-                tested["seed"].to_numpy(),
-            )
-            rows.append(
-                {"series": series, "side": where, "train.steps": steps, "scale": name, **vars(found)}
-                | {"networks": tested.height, "seeds": tested["seed"].n_unique(), "sigma_w2s": tested[name].n_unique()}
-            )
+        if where and not tested.is_empty():
+            yield {"series": series, "side": where, "train.steps": steps}, tested
+
+
+def scales_of_side(where: str) -> tuple[str, ...]:
+    """Return the depth scales of a side of the critical line that differ."""
+    return tuple(SCALES) if where == "chaotic" else ("xi_c",)
+
+
+def fit_arguments(tested: polars.DataFrame, scale: str) -> tuple[Array, Array, Any]:
+    """Return L / xi of some networks, whether they trained, and their seeds."""
+    ratios = (tested["model.depth"] / tested[scale]).to_numpy()
+    return ratios, (tested["outcome"] == "trains").to_numpy().astype(np.float64), tested["seed"].to_numpy()
+
+
+def summarize_multiples(networks: polars.DataFrame) -> polars.DataFrame:
+    """Return the fitted multiples, a row for each series, side of the critical line, budget and depth scale."""
+    rows = []
+    for names, tested in tested_networks(networks):
+        counts = {"networks": tested.height, "seeds": tested["seed"].n_unique()}
+        for scale in scales_of_side(names["side"]):
+            found = fit_multiple(*fit_arguments(tested, scale))
+            rows.append(names | counts | {"scale": scale, **vars(found), "sigma_w2s": tested[scale].n_unique()})
     return multiples_table(rows)
+
+
+def summarize_variances(networks: polars.DataFrame) -> polars.DataFrame:
+    """Return the multiples that are fitted to the networks of each sigma_w^2 alone, and whether they are one number.
+
+    p_value: how likely they are to differ so, over the sigma_w^2 of a side, budget and scale, if they are one
+    """
+    import polars
+
+    rows: list[dict[str, Any]] = []
+    for names, tested in tested_networks(networks):
+        for scale in scales_of_side(names["side"]):
+            parts = tested.partition_by("sigma_w2", maintain_order=True)
+            found = [fit_multiple(*fit_arguments(part, scale)) for part in parts]
+            shared = names | {"scale": scale, "p_value": one_number(found)}
+            rows += [
+                shared | {"sigma_w2": part["sigma_w2"][0], **vars(own), "networks": part.height}
+                for part, own in zip(parts, found, strict=True)
+            ]
+    texts, numbers = ("series", "side", "scale"), ("sigma_w2", "multiple", "low", "high", "p_value")
+    types: dict[str, Any] = dict.fromkeys(texts, polars.String) | dict.fromkeys(numbers, polars.Float64)
+    types |= {"train.steps": polars.Int64, "inside": polars.Boolean, "networks": polars.Int64}
+    order = ("series", "side", "train.steps", "scale", *numbers, "inside", "networks")
+    return polars.DataFrame(rows, schema={name: types[name] for name in order})
+
+
+def summarize_comparisons(networks: polars.DataFrame) -> polars.DataFrame:
+    """Return by how much 1/|ln chi_1| raises the log likelihood over xi_c, where the two differ, with its interval."""
+    import polars
+
+    rows = []
+    for names, tested in tested_networks(networks):
+        if len(scales_of_side(names["side"])) > 1:
+            first, second = (fit_arguments(tested, scale)[0] for scale in SCALES)
+            found = compare_scales(first, second, *fit_arguments(tested, "xi_c")[1:])
+            rows.append(names | {"gain": found.mean, "low": found.low, "high": found.high, "networks": tested.height})
+    types: dict[str, Any] = dict.fromkeys(("series", "side"), polars.String)
+    types |= {"train.steps": polars.Int64, **dict.fromkeys(("gain", "low", "high"), polars.Float64)}
+    return polars.DataFrame(rows, schema=types | {"networks": polars.Int64})
 
 
 def multiples_table(rows: Sequence[Mapping[str, Any]]) -> polars.DataFrame:

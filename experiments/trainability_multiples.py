@@ -6,12 +6,13 @@ Letters: L = depth, xi = depth scale, m = the multiple at which half of the netw
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bpexp.statistics import LEVEL
+from bpexp.statistics import LEVEL, Interval
 
 Array = NDArray[np.float64]
 
@@ -20,6 +21,7 @@ RESAMPLED = 400
 RIDGE = 0.02
 """Penalty of s^2, in networks: where every network below a depth trains and none above it, s would be infinite."""
 NEWTON_STEPS = 40
+NORMAL_QUANTILE = 1.96
 
 
 @dataclass(frozen=True)
@@ -55,23 +57,72 @@ def fit_multiple(ratios: Array, trained: Array, seeds: NDArray[np.int64]) -> Mul
         edge = float(ratios.max() if trained[0] else ratios.min())
         return Multiple(edge, edge, edge, math.nan, 0.0, inside=False)
     a, b = (float(value[0]) for value in fit_logistic(x, trained, np.ones((1, len(x)))))
-    generator = np.random.default_rng(0)
-    drawn = generator.integers(0, len(own), (RESAMPLED, len(own)))
-    counts = np.stack([(drawn == k).sum(1) for k in range(len(own))], 1)
-    each_a, each_b = fit_logistic(x, trained, counts[:, np.searchsorted(own, seeds)].astype(np.float64))
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        found = np.clip(np.exp(each_a / each_b), ratios.min(), ratios.max())
-    found = np.nan_to_num(found[each_b > 0], nan=float(ratios.max()))
     loss = log_loss(x, trained, a, b)
     multiple = math.exp(min(a / b, 700)) if b > 0 else math.nan
     if not ratios.min() < multiple < ratios.max():
         edge = float(np.clip(multiple, ratios.min(), ratios.max()))
         return Multiple(edge, edge, edge, b, loss, inside=False)
-    if len(own) < 2 or not found.size:
+    if len(own) < 2:
+        return Multiple(multiple, math.nan, math.nan, b, loss, inside=True)
+    each_a, each_b = fit_logistic(x, trained, resample(seeds))
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        found = np.clip(np.exp(each_a / each_b), ratios.min(), ratios.max())
+    found = np.nan_to_num(found[each_b > 0], nan=float(ratios.max()))
+    if not found.size:
         return Multiple(multiple, math.nan, math.nan, b, loss, inside=True)
     low, high = (float(q) for q in np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
     low, high = min(low, float(ratios[ratios <= multiple].max())), max(high, float(ratios[ratios >= multiple].min()))
     return Multiple(multiple, low, high, b, loss, inside=True)
+
+
+def resample(seeds: NDArray[np.int64]) -> Array:
+    """Return how often each network counts in RESAMPLED samples of the seeds, (RESAMPLED, N)."""
+    own = np.unique(seeds)
+    drawn = np.random.default_rng(0).integers(0, len(own), (RESAMPLED, len(own)))
+    counts = np.stack([(drawn == k).sum(1) for k in range(len(own))], 1)
+    return counts[:, np.searchsorted(own, seeds)].astype(np.float64)
+
+
+def compare_scales(first: Array, second: Array, trained: Array, seeds: NDArray[np.int64]) -> Interval:
+    """Return how much more likely one curve over the second depth scale makes what happened than one over the first.
+
+    Math:    the difference of the log likelihoods of the two fitted curves; its interval is that over resampled seeds,
+             with both curves fitted again to each sample
+    Shapes:  first and second, L / xi of either scale, trained and seeds: (N,)
+    Edge:    one seed has no interval: NaN
+    """
+    weights = np.concatenate([np.ones((1, len(trained))), resample(seeds)])
+    likelihoods = []
+    for ratios in (first, second):
+        x = np.log(ratios)
+        a, b = fit_logistic(x, trained, weights)
+        margins = np.where(trained > 0, 1, -1) * (a[:, None] - b[:, None] * x)
+        likelihoods.append(-(weights * np.logaddexp(0, -margins)).sum(1))
+    gains = likelihoods[1] - likelihoods[0]
+    count = len(np.unique(seeds))
+    low, high = (float(q) for q in np.quantile(gains[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]))
+    return (
+        Interval(float(gains[0]), low, high, count) if count > 1 else Interval(float(gains[0]), math.nan, math.nan, 1)
+    )
+
+
+def one_number(multiples: Sequence[Multiple]) -> float:
+    """Return how likely multiples are to differ as much as these, or more, if all were one number.
+
+    Math:    Q = sum w (log m - mean)^2, mean = sum w log m / sum w, is chi2 of one less than there are; 1/sqrt w is the
+             width of the interval of log m over 2 * 1.96, which has the distances of the depths in it
+    Edge:    fewer than two that lie inside, with an interval: NaN
+    Source:  Cochran 1954, doi:10.2307/3001666
+    """
+    from scipy.special import chdtrc
+
+    known = [own for own in multiples if own.inside and math.isfinite(own.low) and 0 < own.low < own.high]
+    if len(known) < 2:
+        return math.nan
+    logs = np.log([own.multiple for own in known])
+    weights = (2 * NORMAL_QUANTILE / np.log([own.high / own.low for own in known])) ** 2
+    mean = (weights * logs).sum() / weights.sum()
+    return float(chdtrc(len(known) - 1, float((weights * (logs - mean) ** 2).sum())))
 
 
 def fit_logistic(x: Array, trained: Array, weights: Array) -> tuple[Array, Array]:

@@ -44,8 +44,8 @@ NO_ORACLE = (
     "the oracle: there is none in the published records yet; "
     "`python -m experiments.report scale=full publish=true only=trainability` fits one"
 )
-CHANCE = 2.0
-"""Two curves with as many numbers whose log likelihoods differ by less describe networks equally well."""
+DIFFERENT = 0.05
+"""Below this p-value multiples are not one number."""
 
 
 def report_lines(folder: Path, tables: Mapping[str, polars.DataFrame]) -> list[str]:
@@ -74,7 +74,10 @@ def network_lines(result: Mapping[str, Any], cell: Mapping[str, Any]) -> list[st
             for key, name in SCALES.items()
             if cell[key] > 0
         )
-    return [scales, foreseen_text(result), f"it {outcome_word(cell)}: {outcome_text(result)}"]
+    ended = outcome_text(result)
+    for word in ("not trained: ", "trained: ", "diverged "):
+        ended = ended.removeprefix(word)
+    return [scales, foreseen_text(result), f"it {outcome_word(cell)}: {ended}"]
 
 
 def outcome_word(cell: Mapping[str, Any]) -> str:
@@ -139,15 +142,7 @@ def answer(tables: Mapping[str, polars.DataFrame]) -> str:
     if sides:
         depends = "Half of the networks train at a multiple of xi_c that depends on the step budget"
         text = f"{depends}: {'; '.join(sides)}. {text}"
-    for side, gain in compared_scales(multiples):
-        which = "the gradient's 1/|ln chi_1|" if gain > 0 else "xi_c"
-        text += f" On the {side} side "
-        text += (
-            f"{which} describes them better"
-            if abs(gain) > CHANCE
-            else "xi_c and 1/|ln chi_1| describe them equally well"
-        )
-        text += f": after the last budget their log likelihoods differ by {abs(gain):.1f}."
+    text += different_text(tables.get("variances")) + compared_text(tables.get("comparisons"))
     if "scores" in tables:
         parts = {row["part"]: row for row in tables["scores"].iter_rows(named=True)}
         first, *others = parts.values()
@@ -165,17 +160,35 @@ def answer(tables: Mapping[str, polars.DataFrame]) -> str:
     return text
 
 
-def compared_scales(multiples: polars.DataFrame) -> list[tuple[str, float]]:
-    """Return the sides that both scales were fitted to, and by how much 1/|ln chi_1| raises the last log likelihood."""
-    budgets = multiples["train.steps"].to_list()
-    last = multiples.filter(multiples["train.steps"] == max(budgets, default=0))
-    found: list[tuple[str, float]] = []
-    for (side,), own in last.group_by("side", maintain_order=True):
-        of_c, of_gradient = (own.filter(own["scale"] == name) for name in SCALES)
-        if of_c.height == of_gradient.height:
-            gain = ((of_c["log_loss"] - of_gradient["log_loss"]) * of_c["networks"]).sum()
-            found.append((str(side), float(gain)))
-    return found
+def different_text(variances: polars.DataFrame | None) -> str:
+    """Say where the multiples of the several sigma_w^2 of a side are not one number."""
+    text = ""
+    if variances is None:
+        return text
+    keys = ["series", "side", "train.steps", "scale"]
+    for (_, side, steps, scale), own in variances.group_by(keys, maintain_order=True):
+        if own["p_value"][0] < DIFFERENT:
+            each = ", ".join(
+                f"{row['multiple']:.2f} at sigma_w^2 = {number_text(row['sigma_w2'])}"
+                for row in own.filter(own["inside"]).iter_rows(named=True)
+            )
+            text += f"; {side} side, {steps} steps, of {SCALES[str(scale)]}: {each} (p = {own['p_value'][0]:.1g})"
+    return f" One multiple does not fit all sigma_w^2: {text[2:]}." if text else ""
+
+
+def compared_text(comparisons: polars.DataFrame | None) -> str:
+    """Say which depth scale describes the networks better after the last budget, where the two differ."""
+    text = ""
+    if comparisons is None or comparisons.is_empty():
+        return text
+    for row in comparisons.filter(comparisons["train.steps"] == comparisons["train.steps"].max()).iter_rows(named=True):
+        which = "the gradient's 1/|ln chi_1|" if row["gain"] > 0 else "xi_c"
+        decided = row["low"] > 0 or row["high"] < 0
+        text += f" On the {row['side']} side "
+        text += f"{which} describes them better" if decided else "neither xi_c nor 1/|ln chi_1| describes them better"
+        text += f": after the last budget 1/|ln chi_1| raises the log likelihood by {row['gain']:.1f} "
+        text += f"{range_text(row['low'], row['high'])}."
+    return text
 
 
 def multiple_text(row: Mapping[str, Any]) -> str:
@@ -211,6 +224,32 @@ def multiples_table(multiples: polars.DataFrame) -> Table:
     caption += "its steepness s, over all sigma_w^2 of a side whose scale the deepest networks reach "
     caption += f"{MULTIPLES_TESTED:g} times; log loss: how well this one curve describes them (smaller is better)."
     return Table("multiples", columns, rows, caption)
+
+
+def variances_table(variances: polars.DataFrame) -> Table:
+    """Return the multiples of each sigma_w^2 as text."""
+    rows = tuple(
+        (
+            row["series"],
+            row["side"],
+            str(row["train.steps"]),
+            SCALES[row["scale"]],
+            number_text(row["sigma_w2"]),
+            f"{row['multiple']:.2f} {range_text(row['low'], row['high'])}" if row["inside"] else "beyond the depths",
+            number_text(row["p_value"]),
+            str(row["networks"]),
+        )
+        for row in variances.iter_rows(named=True)
+    )
+    columns = ("series", "side", "steps", "scale", "sigma_w^2", "multiple [95 %]", "p, one number", "networks")
+    caption = (
+        "The same fit to the networks of each sigma_w^2 alone. p: how likely the multiples of a side and budget are "
+    )
+    caption += (
+        "to differ so if they are one number (Cochran's Q over their intervals): where it is small, a multiple of "
+    )
+    caption += "the scale is no law, and the curve over all sigma_w^2 is their mean."
+    return Table("variances", columns, rows, caption)
 
 
 def scores_table(scores: polars.DataFrame) -> Table:

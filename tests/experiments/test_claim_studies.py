@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from bpexp.theory import centred_correlation, gradient_correlation, largest_eigenvalue, spectrum_variance
-from experiments import linear_claims, noise_scale_claims, sharpness_claims, shattered_claims, spectra_claims
+from experiments import (
+    layer_jacobian_claims,
+    linear_claims,
+    noise_scale_claims,
+    residual_form_claims,
+    sharpness_claims,
+    shattered_claims,
+    spectra_claims,
+)
 from experiments.ledger import judge_claim
 
 NO_RECORDS = polars.DataFrame()
@@ -64,6 +72,26 @@ def test_spectra_at_a_smaller_size_keep_to_their_controls(monkeypatch):
     assert measured[0] == pytest.approx(rows[0]["expected"], rel=0.3)
 
 
+def test_layers_have_the_mean_singular_value_of_the_quarter_circle(monkeypatch):
+    monkeypatch.setattr(layer_jacobian_claims, "WIDTH", 200)
+    stream = torch.Generator().manual_seed(0)
+    linear = layer_jacobian_claims.mean_singular_values(torch.full((200,), 1e-3), 1.0, stream)
+    assert linear == pytest.approx([8 / (3 * math.pi)] * 4, rel=0.02)
+    bent = layer_jacobian_claims.mean_singular_values(torch.full((200,), 3.0), 1.0, stream)
+    assert bent[0] < bent[1] < bent[2] < 0.8
+    monkeypatch.setattr(layer_jacobian_claims, "WIDTH", 100)
+    rows = layer_jacobian_claims.compute(10)
+    assert [row["control_verdict"] for row in judged(layer_jacobian_claims, rows)] == ["refuted"] * 2
+
+
+def test_residual_nets_of_the_stated_form_grow_by_one_and_a_squared(monkeypatch):
+    monkeypatch.setattr(residual_form_claims, "NETWORKS", 8)
+    rows = judged(residual_form_claims, residual_form_claims.compute(5))
+    assert [row["control_verdict"] for row in rows] == ["refuted"] * 4
+    for row in rows:
+        assert row["measured"] == pytest.approx(row["expected"], rel=0.5 if row["expected"] > 9 else 0.15)
+
+
 def test_modes_follow_the_law_of_their_own_number_of_layers(monkeypatch):
     monkeypatch.setattr(linear_claims, "STEPS", 300)
     monkeypatch.setattr(linear_claims, "RATE", 4e-2)
@@ -76,12 +104,14 @@ def test_modes_follow_the_law_of_their_own_number_of_layers(monkeypatch):
 
 def test_steps_to_learn_are_those_of_the_best_rate(monkeypatch):
     monkeypatch.setattr(linear_claims, "RATES", (0.0, 0.5))
-    fast = linear_claims.steps_to_learn(4, "orthogonal", 0)
-    assert 1 < fast < 40
+    monkeypatch.setattr(linear_claims, "MOST_STEPS", 60)
+    fast, finer = linear_claims.steps_to_learn(4, "orthogonal", 0)
+    assert 1 < fast < finer <= 60
+    assert fast < 40
     monkeypatch.setattr(linear_claims, "RATES", (0.0, 0.25))
-    assert 1.5 * fast < linear_claims.steps_to_learn(4, "orthogonal", 0) < 3 * fast
+    assert 1.5 * fast < linear_claims.steps_to_learn(4, "orthogonal", 0)[0] < 3 * fast
     monkeypatch.setattr(linear_claims, "MOST_STEPS", 3)
-    assert linear_claims.steps_to_learn(4, "lecun", 0) == 3
+    assert linear_claims.steps_to_learn(4, "lecun", 0) == [3]
 
 
 def test_a_correlation_is_that_of_the_pairs():

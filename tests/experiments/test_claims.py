@@ -1,5 +1,7 @@
 """The ledger: its rows, its command, and what it keeps."""
 
+import dataclasses
+
 import polars
 import pytest
 
@@ -35,7 +37,7 @@ def test_every_claim_can_be_told_and_has_bounds_around_what_is_expected():
     sweeps = {claim.sweep.name: claim.sweep for claim in every}
     for claim in every:
         assert claim.low <= claim.expected <= claim.high, claim.title
-        assert claim.where != claim.control, claim.title
+        assert claim.wrong is not None or claim.where != claim.control, claim.title
         assert claim.sweep is sweeps[claim.sweep.name], claim.title
 
 
@@ -164,6 +166,8 @@ def test_the_command_leaves_rows_and_figure_and_keeps_what_a_study_found(studies
     assert (tmp_path / "outputs/claims/figures/claims.svg").read_text().startswith("<svg")
     shown = capsys.readouterr().out
     assert "Refuted: 3.2." in shown.replace("\n", " ")
+    assert run("scale=full", "only=slow") == 0
+    assert polars.read_parquet("outputs/claims/claims.parquet")["row"].to_list() == ["3.1", "3.2"]
     assert run("scale=full", "only=7") == run("only=quick") == 0
     assert [study.calls for study in studies] == [[4, 3], [5]]
     assert polars.read_parquet("outputs/claims/claims.parquet")["claim"].to_list() == [7]
@@ -190,6 +194,32 @@ def test_rows_that_a_scale_leaves_out_stand_from_the_published_records(studies, 
     ]
     published.write("claims", published.Records(whole, {"commit": "new"}), lambda records: "", ("claims",))
     assert published.read("claims").tables["claims"].equals(whole["claims"])
+
+
+CHANGED = [{"low": 1.8}, {"title": "is about two"}, {"claim": 5}, {"control": {"case": 0}}]
+
+
+@pytest.mark.parametrize("changed", CHANGED, ids=lambda changed: next(iter(changed)))
+def test_a_published_row_of_a_claim_that_is_no_longer_made_so_is_left_out(
+    studies, tmp_path, monkeypatch, capsys, changed
+):
+    whole = claims.compute("full", tmp_path / "full")
+    published.write("claims", published.Records(whole, {"commit": None}), lambda records: "", ("claims",))
+    (((first, second, third), measures),) = claims.TABLES
+    monkeypatch.setattr(claims, "TABLES", (((first, dataclasses.replace(second, **changed), third), measures),))
+    mixed = claims.compute("default", tmp_path / "default")["claims"]
+    assert mixed.select("title", "source").rows() == [("is five", "published"), ("is one", "now")]
+    assert "1 claims are tested at another scale alone, and not published yet" in capsys.readouterr().err
+
+
+def test_a_control_can_be_another_law_on_the_same_networks(studies):
+    (((first, *_), _),) = claims.TABLES
+    twice = dataclasses.replace(
+        first, control=first.where, wrong=("twice", lambda rows, _: mean_interval(2 * rows["value"]))
+    )
+    row = ledger.judge_claim(twice, first.sweep.compute(3), polars.DataFrame())
+    assert (row["verdict"], row["control"], row["control_verdict"]) == ("confirmed", "twice", "refuted")
+    assert row["control_measured"] == pytest.approx(2 * row["measured"])
 
 
 def test_a_control_that_is_not_refuted_fails_the_command(studies, monkeypatch, capsys):

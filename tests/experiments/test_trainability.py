@@ -13,8 +13,15 @@ from experiments import trainability
 from experiments.ledger import judge_claim
 from experiments.page import Section
 from experiments.trainability_claims import CLAIMS, MULTIPLES, POINTS_1
-from experiments.trainability_map import outcome, read_networks
-from experiments.trainability_multiples import fit_logistic, fit_multiple
+from experiments.trainability_map import (
+    SCALES,
+    outcome,
+    read_networks,
+    scales_of,
+    summarize_comparisons,
+    summarize_variances,
+)
+from experiments.trainability_multiples import compare_scales, fit_logistic, fit_multiple, one_number
 from experiments.trainability_oracle import (
     HELD_ACTIVATIONS,
     HELD_DEPTHS,
@@ -30,6 +37,7 @@ from experiments.trainability_oracle import (
     skill,
     summarize_scores,
 )
+from experiments.trainability_text import compared_text, different_text, variances_table
 
 # The fitted multiple.
 
@@ -80,6 +88,23 @@ def test_the_logistic_fit_is_at_the_largest_likelihood():
     p = 1 / (1 + np.exp(b * x - a))
     assert (trained - p).sum() == pytest.approx(0.0, abs=1e-6)
     assert ((trained - p) * x).sum() == pytest.approx(-0.02 * b, abs=1e-6)
+
+
+def test_multiples_that_differ_by_more_than_their_intervals_are_not_one_number():
+    fits = [fit_multiple(*networks_of(multiple, seeds=40)) for multiple in (4.0, 4.0, 7.0)]
+    assert one_number(fits[:2]) > 0.5
+    assert one_number(fits) < 0.01
+    assert math.isnan(one_number(fits[:1]))
+
+
+def test_the_scale_that_networks_follow_is_the_likelier_one():
+    ratios, trained, seeds = networks_of(5.0)
+    other = ratios * np.where(np.arange(len(ratios)) % 2, 3.0, 1.0)
+    found, back = compare_scales(other, ratios, trained, seeds), compare_scales(ratios, other, trained, seeds)
+    assert 0 < found.low < found.mean < found.high
+    assert back.mean == pytest.approx(-found.mean)
+    assert compare_scales(ratios, ratios, trained, seeds).high == 0
+    assert math.isnan(compare_scales(other, ratios, trained, np.zeros_like(seeds)).low)
 
 
 # What became of a network.
@@ -202,30 +227,24 @@ def test_reliability_counts_by_what_was_said():
 
 def multiples_as(law):
     """Results and records of the claims' networks: one trains by a step where L < law(xi_c, steps)."""
-    from experiments.trainability_map import scales_of
-
     results, records = [], []
-    for gain in (1.0, 1.0954, 1.327):
-        for depth in (4, 8, 12, 16, 20, 24, 32, 40, 48):
-            for seed in range(5):
+    for gain in (1.0, 1.0954):
+        for depth in (8, 12, 16, 20, 24, 28, 32, 36, 40, 48):
+            for seed in range(12):
                 row = PLAIN | {"job": str(len(results)), "model.activation": "tanh", "model.depth": depth, "seed": seed}
                 row |= {"init.gain": gain, "init.bias_std": 0.2236}
                 results.append(row)
-                limit = law(scales_of(row)["xi_c"]) * (1 + 0.05 * (seed - 2))
+                limit = law(scales_of(row)["xi_c"]) * (1 + 0.02 * (seed - 5.5))
                 for steps in (100, 200, 400):
-                    reached = depth < limit[steps // 200] if np.ndim(limit) else depth < limit
+                    reached = depth < limit[steps // 200]
                     records.append((row["job"], steps, "train_accuracy", 0.95 if reached else 0.1))
     schema = {"job": str, "step": polars.Int64, "measure": str, "value": polars.Float64}
     return polars.DataFrame(results, infer_schema_length=None), polars.DataFrame(records, schema=schema, orient="row")
 
 
 def as_claimed(xi):
-    """The multiple 5 at 200 steps, and log 4 more from 100 to 400; near the critical line the steps are the limit."""
-    return np.array([5 - math.log(2), 5, 5 + math.log(2)]) * xi if xi < 100 else np.array([20.0, 30.0, 40.0])
-
-
-def constant(xi):
-    return np.array([12.0, 12.0, 12.0]) * xi
+    """The multiple 5 at 200 steps, and log 4 more from 100 to 400."""
+    return np.array([5 - math.log(2), 5, 5 + math.log(2)]) * xi
 
 
 def judge_multiples(law):
@@ -233,18 +252,28 @@ def judge_multiples(law):
     return [judge_claim(claim, results, records) for claim in CLAIMS if claim.sweep is MULTIPLES]
 
 
-def test_networks_as_claimed_confirm_and_the_critical_line_refutes():
+def test_networks_as_claimed_confirm_and_another_depth_scale_refutes():
     rows = judge_multiples(as_claimed)
     assert [row["control_verdict"] for row in rows] == ["refuted"] * 6
+    assert [row["control"] for row in rows] == ["in units of xi_q, the depth scale of lengths"] * 6
     assert [row["verdict"] for row in rows[::3]] == ["confirmed", "confirmed"]
     assert [row["measured"] for row in rows[1::3]] == pytest.approx([math.log(4)] * 2, abs=0.7)
-    assert "refuted" not in {row["verdict"] for row in rows}
+    assert "refuted" not in {row["verdict"] for row in rows[1::3]}
+    assert [row["verdict"] for row in rows[2::3]] == ["refuted", "refuted"]
 
 
-def test_another_multiple_and_one_that_does_not_rise_are_refuted():
-    assert {row["verdict"] for row in judge_multiples(constant)[::3]} == {"refuted"}
-    rises = [row for row in judge_multiples(lambda xi: np.array([5.0, 5.0, 5.0]) * xi) if "100" in row["title"]]
-    assert [row["verdict"] for row in rises] == ["refuted"] * 4
+def test_another_multiple_is_refuted_and_one_that_does_not_rise_is_one_number():
+    assert {row["verdict"] for row in judge_multiples(lambda xi: np.full(3, 2.5) * xi)[::3]} == {"refuted"}
+    rows = judge_multiples(lambda xi: np.full(3, 5.0) * xi)
+    assert [row["verdict"] for row in rows[1::3]] == ["refuted"] * 2
+    assert [row["verdict"] for row in rows[2::3]] == ["confirmed"] * 2
+    assert [row["control_verdict"] for row in rows[2::3]] == ["confirmed"] * 2
+
+
+def test_a_multiple_beyond_the_depths_decides_nothing():
+    rows = judge_multiples(lambda xi: np.full(3, 1e9))
+    assert {row["verdict"] for row in rows} == {"inconclusive"}
+    assert all(math.isnan(row["measured"]) for row in rows)
 
 
 def test_points_train_and_fail_as_claimed():
@@ -257,6 +286,47 @@ def test_points_train_and_fail_as_claimed():
     ]
     found = [judge_claim(c, polars.DataFrame(rows), polars.DataFrame()) for c in CLAIMS if c.sweep is POINTS_1]
     assert [(row["verdict"], row["control_verdict"]) for row in found] == [("confirmed", "refuted")] * 2
+
+
+# The multiples of a map.
+
+
+def map_of(gains, law):
+    """Networks of a map: one trains where L < law(its scales, gain)."""
+    rows = []
+    for gain, depth, seed in itertools.product(gains, (4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 48), range(6)):
+        row = PLAIN | {"model.activation": "tanh", "model.depth": depth, "seed": seed, "series": "tanh"}
+        row |= {"init.gain": gain, "init.bias_std": 0.2236, "train.steps": 400}
+        trained = depth < law(scales_of(row), gain) * (1 + 0.04 * (seed - 2.5))
+        rows.append(row | {"outcome": "trains" if trained else "stalls"})
+    return polars.DataFrame(rows, infer_schema_length=None)
+
+
+def test_a_multiple_that_is_another_at_each_variance_is_told():
+    one = summarize_variances(map_of((1.0, 1.0954), lambda scales, gain: 5 * scales["xi_c"]))
+    assert one["multiple"].to_list() == pytest.approx([5, 5], rel=0.1)
+    assert one["p_value"][0] > 0.1
+    assert different_text(one) == ""
+    two = summarize_variances(map_of((1.0, 1.0954), lambda scales, gain: (9 if gain == 1.0 else 5) * scales["xi_c"]))
+    assert two["p_value"][0] < 0.01
+    assert different_text(two).startswith(
+        " One multiple does not fit all sigma_w^2: ordered side, 400 steps, of xi_c: "
+    )
+    table = variances_table(two)
+    assert [row[4] for row in table.rows] == ["1", "1.2"]
+
+
+def test_the_depth_scale_that_networks_follow_is_told():
+    gains = (1.7321, 3.0)
+    assert summarize_comparisons(map_of((1.0, 1.0954), lambda scales, gain: 20)).is_empty()
+    follow = {
+        name: map_of(gains, lambda scales, gain, name=name: 5 * scales[name] / (1 + (name == "xi_c")))
+        for name in SCALES
+    }
+    words = [compared_text(summarize_comparisons(networks)) for networks in follow.values()]
+    assert words[0].startswith(" On the chaotic side xi_c describes them better")
+    assert words[1].startswith(" On the chaotic side the gradient's 1/|ln chi_1| describes them better")
+    assert compared_text(summarize_comparisons(follow["xi_c"]).clear()) == compared_text(None) == ""
 
 
 # A small grid, and a single network.
@@ -285,7 +355,7 @@ def test_a_grid_leaves_tables_and_figures(tmp_path, monkeypatch, foreseen, capsy
     section = trainability.section(tables | more)
     assert isinstance(section, Section)
     assert [picture.name for picture in section.pictures] == ["trainability_map", "oracle_reliability"]
-    assert [table.name for table in section.tables] == ["multiples", "oracle_scores", "oracle"]
+    assert [table.name for table in section.tables] == ["multiples", "variances", "oracle_scores", "oracle"]
     assert section == trainability.section(tables | more)
 
 
@@ -297,7 +367,7 @@ def test_a_single_network_is_shown_beside_what_the_oracle_said(tmp_path, monkeyp
     shown = capsys.readouterr().out
     assert "chi_1 = 0.759; xi_c = 3.63, L = 0.55 of it" in shown
     assert "the oracle: there is none in the published records yet" in shown
-    assert "it stalls: not trained: train_loss" in shown
+    assert "it stalls: train_loss" in shown
     oracle = fit_features(np.random.default_rng(0).normal(size=(9, 5)), ["trains", "stalls", "diverges"] * 3)
     monkeypatch.setattr("experiments.trainability_oracle.published_oracle", lambda: oracle)
     trainability.finish(folder)
