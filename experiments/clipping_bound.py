@@ -69,8 +69,10 @@ def draw(kind: str, stream: Any) -> Tensor:
 
     matrix = torch.randn(UNITS, UNITS, generator=stream, dtype=torch.float64)
     if kind == "orthogonal":
-        return torch.linalg.qr(matrix)[0]
-    return matrix / torch.linalg.matrix_norm(matrix, 2)
+        orthogonal: Tensor = torch.linalg.qr(matrix)[0]
+        return orthogonal
+    largest: Tensor = torch.linalg.matrix_norm(matrix, 2)
+    return matrix / largest
 
 
 def norms(weights: Tensor, inputs: Tensor, function: Any, slope: Any) -> Tensor:

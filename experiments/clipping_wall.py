@@ -96,7 +96,8 @@ def descend(w: Array, b: Array, lr: Array, threshold: Array) -> Descent:
         position = position - step * gradient
         path.append(position)
     losses.append(wall.loss(*position))
-    return Descent(*np.stack(path, axis=1), np.stack(losses), longest)
+    w, b = np.stack(path, axis=1)
+    return Descent(w, b, np.stack(losses), longest)
 
 
 def find_wall(b: Array) -> Array:

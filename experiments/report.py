@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     Tables = Mapping[str, polars.DataFrame]
 
-EXPERIMENTS = ("walkthrough", "gradient_flow", "trainability", "remedies", "cost", "claims")
+EXPERIMENTS = ("walkthrough", "gradient_flow", "trainability", "remedies", "clipping", "cost", "claims")
 """The report's experiments in their order: each a module `experiments.NAME` as `Experiment` says."""
 
 NOW, FROM_RECORDS = "computed now", "from the published records"
@@ -101,7 +101,9 @@ class Report:
             "command": f"python -m experiments.report from={sweep}",
         }
         try:
+            _say(f"{name}: reading the networks in {sweep}, and predicting them")
             tables = _summarize(name)(sweep)
+            _say("  drawing the figures")
             part = _part("sweep", "of one sweep", name, published.records_of(tables, sweep, origin))
         except UserError:
             raise

@@ -3,6 +3,7 @@
 from bpexp.figures.attribution import attribution_bars
 from bpexp.figures.cells import gain_against_prediction, gain_map
 from bpexp.figures.claims import claims
+from bpexp.figures.clipping import clip_ledger, clipping_laws, clipping_outcomes, clipping_wall
 from bpexp.figures.layers import named_layers, profiles, training
 from bpexp.figures.phase import phase_diagrams
 from bpexp.figures.remedies import remedy_map
@@ -12,6 +13,10 @@ from bpexp.figures.trainability import fitted_multiples, oracle_reliability, tra
 __all__ = [
     "attribution_bars",
     "claims",
+    "clip_ledger",
+    "clipping_laws",
+    "clipping_outcomes",
+    "clipping_wall",
     "fitted_multiples",
     "gain_against_prediction",
     "gain_map",

@@ -8,17 +8,16 @@ import pytest
 
 from bpexp.entry import CONF
 
-TINY = ("model.depth=2", "model.width=8", "model.activation=relu", "init=he", "train.batch_size=16", "train.steps=4")
 SMALLEST = {
     "exercise": ([], None),
-    "gradient_flow": (["-m", *TINY, "seed=0,1"], "results.parquet"),
     "report": (["scale=smoke", "only=walkthrough"], "index.html"),
 }
 """The arguments of each, and a file that it leaves."""
 
-RUN_ELSEWHERE = {"claims", "cost", "remedies", "trainability", "walkthrough"}
+RUN_ELSEWHERE = {"claims", "clipping", "cost", "gradient_flow", "remedies", "trainability", "walkthrough"}
 """What takes long even at its smallest: test_cost makes its tables, test_claims runs the ledger on small studies,
-test_trainability and test_remedies a grid in their own process, and the report here runs the walkthrough."""
+test_trainability, test_remedies and test_clipping a grid in their own process, sweep/test_killed_command runs
+gradient_flow, and the report here the walkthrough."""
 
 EXPERIMENTS = sorted((CONF / "experiment").glob("*.yaml"))
 
@@ -33,8 +32,7 @@ def test_every_experiment_runs_here_or_elsewhere():
 @pytest.mark.parametrize("path", [p for p in EXPERIMENTS if p.stem in SMALLEST], ids=lambda path: path.stem)
 def test_it_runs(path, tmp_path):
     arguments, left = SMALLEST[path.stem]
-    folder = "hydra.sweep.dir" if "-m" in arguments else "hydra.run.dir"
-    command = [sys.executable, "-m", f"experiments.{path.stem}", *arguments, f"{folder}={tmp_path / 'here'}"]
+    command = [sys.executable, "-m", f"experiments.{path.stem}", *arguments, f"hydra.run.dir={tmp_path / 'here'}"]
     done = subprocess.run(command, cwd=Path(CONF).parent, capture_output=True, text=True, check=False)
     assert done.returncode == (UNSOLVED if path.stem == "exercise" else 0), done.stderr
     assert "Traceback" not in done.stderr

@@ -339,7 +339,8 @@ def test_the_figures_of_one_sweep(arguments, fakes, runner, capsys):
     assert f"Measured {0.3 + 0.4 if '-m' in arguments else 0.3}." in words
     assert "python -m experiments.report from=mine" in words
     assert [fake.calls for fake in fakes.values()] == [[], [], []]
-    assert capsys.readouterr().out == f"The page: {PAGE}\n"
+    said = "gradient_flow: reading the networks in mine, and predicting them\n  drawing the figures\n"
+    assert capsys.readouterr() == (f"The page: {PAGE}\n", said)
 
 
 def test_a_sweep_that_cannot_be_summarized(fakes, runner, capsys):
@@ -361,7 +362,7 @@ def test_a_sweep_that_a_summary_refuses(fakes, runner, capsys):
     folder = make_sweep("-m", "seed=0")
     capsys.readouterr()
     assert run(f"from={folder}") == 2
-    assert capsys.readouterr().err == "from: 'outputs/gradient_flow' has no network that started\n"
+    assert capsys.readouterr().err.splitlines()[1:] == ["from: 'outputs/gradient_flow' has no network that started"]
     assert not PAGE.exists()
 
 
