@@ -1,8 +1,9 @@
 """My gradients vanish, or explode, and the network does not train: what to do.
 
 Networks that fail are trained with one remedy each: another activation, initialization, normalization, skip
-connections, clipping or optimizer. Each has the best of a few learning rates, chosen on validation data. It says with
-which they train, how fast, how well against the untreated network and at what cost, and which are not known to help.
+connections, clipping or optimizer. Each has the best of a few learning rates, chosen on the validation data of the
+first two seeds, and is judged by the others. It says with which they train, how fast, how well against the untreated
+network and at what cost, and which are not known to help.
 
 -m runs the cells of the tables FAILING and REMEDIES in experiments/remedies_grid.py; a key of theirs on the command
 line replaces all of them, and another one is set in all of them.
@@ -12,7 +13,6 @@ Tables are left in the results' folder as cells and remedies.parquet, the figure
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +23,7 @@ from bpexp.spec import UserError
 from experiments.remedies_grid import (
     DEEP,
     DEEP_OVERRIDES,
+    DEEP_SEEDS,
     FAILING,
     REMEDIES,
     UNTREATED,
@@ -30,6 +31,7 @@ from experiments.remedies_grid import (
     cells_argument,
     command,
     grid_argument,
+    seed_argument,
 )
 
 if TYPE_CHECKING:
@@ -38,9 +40,10 @@ if TYPE_CHECKING:
     from experiments.page import Picture, Section
 
 SCALES = {
-    "smoke": "2 failing networks x 3 remedies x 3 learning rates x 2 seeds, 40 steps.",
-    "default": "3 failing networks x all remedies x 3 learning rates x 4 seeds.",
-    "full": "All failing networks x all remedies x 3 learning rates x 8 seeds; two networks of 1,000 layers.",
+    "smoke": "2 failing networks x 3 remedies x 2 seeds, 40 steps, after 2 seeds at each of 4 learning rates.",
+    "default": "3 failing networks x all remedies x 4 seeds, after 2 seeds at each of 4 learning rates.",
+    "full": "All failing networks x all remedies x 8 seeds, after 2 seeds at each of 4 learning rates; two networks of "
+    "1,000 layers x 2 seeds.",
 }
 SHOWN = {
     "smoke": ((FAILING[2], FAILING[6]), (UNTREATED, REMEDIES[6], REMEDIES[12])),
@@ -50,11 +53,12 @@ SHOWN = {
 """The rows of the tables at each scale."""
 
 OVERRIDES: dict[str, tuple[str, ...]] = {
-    "smoke": ("seed=range(2)", "train.steps=40", "train.measure_every=10"),
-    "default": ("seed=range(4)",),
+    "smoke": ("train.steps=40", "train.measure_every=10"),
+    "default": (),
     "full": (),
 }
-DEEP_SEEDS = 2
+SEEDS = {"smoke": 2, "default": 4, "full": 8}
+"""Seeds that are shown; CHOOSING others before them choose the learning rates."""
 
 
 def finish(folder: Path) -> None:
@@ -90,19 +94,27 @@ def summarize(folder: Path) -> dict[str, polars.DataFrame]:
 
 
 def compute(scale: str, folder: Path) -> dict[str, polars.DataFrame]:
-    """Run what a scale states, below `folder`, and return the summary tables."""
+    """Run what a scale states, below `folder`, and return the summary tables.
+
+    One sweep chooses the learning rates, and another, of other seeds, shows what becomes of them.
+    """
     import polars
 
-    from experiments.remedies_cells import summarize_remedies
+    from experiments.remedies_cells import CHOOSING, chosen_cells, summarize_remedies
     from experiments.remedies_cost import compute_costs
 
-    arguments = ["-m", grid_argument(*SHOWN[scale]), *OVERRIDES[scale], f"hydra.sweep.dir={folder / 'grid'}"]
-    grid = entry.call("remedies", arguments)
+    choosing, judged = range(CHOOSING), range(CHOOSING, CHOOSING + SEEDS[scale])
+
+    def sweep(cells: str, seeds: range, name: str) -> Path:
+        where = ("sweep.max_runs=0", f"hydra.sweep.dir={folder / name}")
+        return entry.call("remedies", ["-m", cells, *OVERRIDES[scale], seed_argument(seeds), *where])
+
+    rates = sweep(grid_argument(*SHOWN[scale]), choosing, "rates")
+    grid = sweep(cells_argument(chosen_cells(rates, *SHOWN[scale])), judged, "grid")
     tables = summarize(grid)
     cells = tables["cells"].join(compute_costs(grid), on=["failing", "remedy"], how="left", maintain_order="left")
     tables |= {"cells": cells, "remedies": summarize_remedies(cells)}
-    command_line = shlex.join(["python", "-m", "experiments.remedies", "-m", *OVERRIDES[scale]])
-    tables["scale"] = polars.DataFrame({"scale": [scale], "command": [command_line]})
+    tables["scale"] = polars.DataFrame({"scale": [scale], "command": [command(OVERRIDES[scale], choosing)]})
     if scale == "full":
         tables["deep"] = compute_deep(folder / "deep")
     return tables
@@ -117,7 +129,7 @@ def compute_deep(folder: Path) -> polars.DataFrame:
     from bpexp.sweep.results import RUN_FILE
 
     cells = [assignments(row.overrides) for row in DEEP]
-    shared = [*DEEP_OVERRIDES, f"seed=range({DEEP_SEEDS})", "sweep.max_runs=0"]
+    shared = [*DEEP_OVERRIDES, seed_argument(DEEP_SEEDS), "sweep.max_runs=0"]
     entry.call("remedies", ["-m", cells_argument(cells), *shared, f"hydra.sweep.dir={folder}"])
     results = read_results(folder)
     rows: list[dict[str, Any]] = []
@@ -129,7 +141,7 @@ def compute_deep(folder: Path) -> polars.DataFrame:
             {"network": deep.name, "seed": job["seed"], "status": job["status"], "steps": job["step"]}
             | {f"{part}_accuracy": job[f"{part}_accuracy"] for part in ("train", "val", "test")}
             | {"seconds": read_json(job_folder(folder, job["job"]) / RUN_FILE)["wall_time"]}
-            | {"command": command([*cell, *DEEP_OVERRIDES], range(DEEP_SEEDS))}
+            | {"command": command([*cell, *DEEP_OVERRIDES], DEEP_SEEDS)}
             for job in jobs.iter_rows(named=True)
         ]
     return polars.DataFrame(rows, infer_schema_length=None)

@@ -1,7 +1,7 @@
 """What became of failing networks under each remedy: the learning rate it chose, what trained, how fast, how well.
 
 Every network with every remedy, and untreated, has the learning rate of the greatest mean validation accuracy among the
-same few; what is shown of it is its test accuracy.
+same few, over the first seeds; what is shown is the test accuracy of other seeds.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from experiments.remedies_grid import (
 
 if TYPE_CHECKING:
     import polars
+
+CHOOSING = 2
+"""Seeds that choose the learning rate, and are not shown where there are others."""
 
 HALF = 0.5
 TRAINS, HELPS, NOT, HARMS = "trains", "helps", "does not help", "harms"
@@ -66,9 +69,9 @@ def summarize_cells(folder: Path) -> polars.DataFrame:
     for others, of_setting in settings_of(results):
         for failing, remedies in pairs(of_setting):
             cells = {remedy.name: select(of_setting, failing, remedy) for remedy in remedies}
-            plain = choose_rate(cells[UNTREATED.name]) if UNTREATED.name in cells else None
+            plain = shown(cells[UNTREATED.name]) if UNTREATED.name in cells else None
             rows += [
-                describe(folder, failing, remedy, choose_rate(cells[remedy.name]), plain, others, fixed)
+                describe(folder, failing, remedy, shown(cells[remedy.name]), plain, others, fixed)
                 for remedy in remedies
             ]
     if not rows:
@@ -137,13 +140,32 @@ def accuracies(jobs: polars.DataFrame, part: str) -> dict[int, float]:
     return {seed: chance if value is None else value for seed, value in found}
 
 
-def choose_rate(jobs: polars.DataFrame) -> polars.DataFrame:
-    """Return the networks of the learning rate with the greatest mean validation accuracy; the smallest where even."""
-    import polars
+def choose_rate(jobs: polars.DataFrame) -> float:
+    """Return the learning rate with the greatest mean validation accuracy; the smallest where even."""
+    rates: list[float] = jobs["optimizer.lr"].unique().sort().to_list()
+    own = {rate: accuracies(jobs.filter(jobs["optimizer.lr"] == rate), "val") for rate in rates}
+    return max(rates, key=lambda rate: statistics.fmean(own[rate].values()))
 
-    rates = jobs["optimizer.lr"].unique().sort().to_list()
-    own = {rate: jobs.filter(polars.col("optimizer.lr") == rate).sort("seed") for rate in rates}
-    return own[max(rates, key=lambda rate: statistics.fmean(accuracies(own[rate], "val").values()))]
+
+def shown(jobs: polars.DataFrame) -> polars.DataFrame:
+    """Return a cell's networks of its learning rate: of several, the best one on the first CHOOSING seeds.
+
+    Edge:    where there was a choice, and other seeds are there, those that chose are left out
+    """
+    if jobs["optimizer.lr"].n_unique() == 1:
+        return jobs.sort("seed")
+    seeds = jobs["seed"].unique().sort().to_list()
+    rate = choose_rate(jobs.filter(jobs["seed"].is_in(seeds[:CHOOSING])))
+    own = jobs.filter((jobs["optimizer.lr"] == rate) & jobs["seed"].is_in(seeds[CHOOSING:] or seeds))
+    return own.sort("seed")
+
+
+def chosen_cells(folder: Path, failing: Sequence[Failing], remedies: Sequence[Remedy]) -> list[list[str]]:
+    """Return the cells of networks and remedies, each at the learning rate that it chooses among a folder's results."""
+    from bpexp.records import read_results
+
+    results = read_results(folder)
+    return [cell_overrides(one, cure, choose_rate(select(results, one, cure))) for one in failing for cure in remedies]
 
 
 def describe(
@@ -218,6 +240,12 @@ def steps_to_line(folder: Path, job: str) -> int | None:
     return None if steps.is_empty() else int(steps[0])
 
 
+def finite_median(values: polars.Series) -> float:
+    """Return the median of the finite values, NaN where there is none."""
+    median = values.filter(values.is_finite()).median()
+    return median if isinstance(median, float) else math.nan
+
+
 def treated_cells(cells: polars.DataFrame) -> polars.DataFrame:
     """Return the cells that are compared with the untreated: those of which a remedy changes something."""
     return cells.filter(cells["verdict"].is_in([TRAINS, HELPS, NOT, HARMS]))
@@ -238,11 +266,11 @@ def summarize_remedies(cells: polars.DataFrame) -> polars.DataFrame:
             {"gradient": gradient, "remedy": remedy, "acts_on": acts_on, "networks": own.height}
             | {word: verdicts.count(word) for word in (TRAINS, HELPS, NOT, HARMS)}
             | {"difference": own["difference"].mean(), "accuracy": own["accuracy"].mean()}
-            | {"cost": own["cost"].median() if "cost" in own else math.nan}
+            | {"steps": finite_median(own["steps"]), "cost": own["cost"].median() if "cost" in own else math.nan}
         )
     numbers = dict.fromkeys(("networks", TRAINS, HELPS, NOT, HARMS), polars.Int64())
     schema: dict[str, Any] = dict.fromkeys(("gradient", "remedy", "acts_on"), polars.String())
-    schema |= numbers | dict.fromkeys(("difference", "accuracy", "cost"), polars.Float64())
+    schema |= numbers | dict.fromkeys(("difference", "accuracy", "steps", "cost"), polars.Float64())
     table = polars.DataFrame(rows, schema=schema)
     kind = polars.col("gradient").replace_strict(KINDS, range(len(KINDS)), return_dtype=polars.Int64)
     order = (kind, *(-polars.col(name) for name in (TRAINS, HELPS, "difference")))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.gradient_flow_text import aligned, number_text, outcome_text, range_text
 from experiments.page import Table
-from experiments.remedies_cells import ALONE, HARMS, HELPS, KINDS, NOT, SAME, TRAINS, treated_cells
+from experiments.remedies_cells import ALONE, CHOOSING, HARMS, HELPS, KINDS, NOT, SAME, TRAINS, treated_cells
 from experiments.remedies_grid import DEEP_LAYERS, LEARNING_RATES
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MAP_WORDS = (
     "Failing networks (rows) and remedies (columns, by what they act on): the difference of the test accuracy from the "
-    "untreated network, in points, paired by seed, each at its own best learning rate.",
+    "untreated network, in points, paired by seed, each at its own best learning rate, which other seeds chose.",
     "Find your network's row. A full circle: with this remedy at least half of the networks train. An open one: it "
     "helps, and most still do not train. A cross: its 95 % interval includes zero, so it is not known to help there.",
     "Full circles on white, or crosses on dark blue: glyph and colour would contradict each other. Rows that are all "
@@ -181,18 +181,31 @@ def remedies_table(remedies: polars.DataFrame) -> Table:
             *(f"{row[word]}/{row['networks']}" for word in (TRAINS, HELPS, NOT, HARMS)),
             f"{row['difference']:+.2f}",
             f"{row['accuracy']:.2f}",
+            "-" if math.isnan(row["steps"]) else f"{row['steps']:g}",
             cost_text(row["cost"]),
         )
         for row in remedies.iter_rows(named=True)
     )
-    columns = ("gradient", "remedy", "acts on", TRAINS, HELPS, NOT, HARMS, "difference", "test accuracy", "cost")
+    columns = (
+        "gradient",
+        "remedy",
+        "acts on",
+        TRAINS,
+        HELPS,
+        NOT,
+        HARMS,
+        "difference",
+        "test accuracy",
+        "steps",
+        "cost",
+    )
     return Table(
         "what_to_do",
         columns,
         rows,
         "What to try, the best first: on how many of the networks whose gradient vanishes or explodes at least half of "
         "the seeds train with it, or it only helps, or is not known to help (its interval includes zero), or harms; "
-        "difference and accuracy are means over those networks.",
+        "difference and accuracy are means over those networks, steps and cost medians.",
     )
 
 
@@ -227,12 +240,14 @@ def measured(tables: Mapping[str, polars.DataFrame]) -> tuple[tuple[str, str], .
     from bpexp.runner import TRAINED_ACCURACY
 
     rates = "; ".join(f"{name} {', '.join(map(str, rates))}" for name, rates in LEARNING_RATES.items())
+    choices = max(map(len, LEARNING_RATES.values()))
     treated = tables["remedies"]["networks"].sum()
     return (
         (
             "learning rate",
-            f"each network with each remedy, and untreated, has the best of three, by mean validation accuracy over "
-            f"the seeds: {rates}; what is shown is test accuracy",
+            f"each network with each remedy, and untreated, has the best of {choices}, by mean validation accuracy "
+            f"over the first {CHOOSING} seeds: {rates}; what is shown are other seeds, which had no part in that "
+            "choice, and their test accuracy. A sweep without other seeds shows those that chose",
         ),
         ("trained", f"the last training batch has an accuracy of at least {TRAINED_ACCURACY}"),
         (

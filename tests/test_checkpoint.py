@@ -292,7 +292,8 @@ def test_workers_that_are_killed_lose_no_job_and_double_none(tmp_path):
             worker.give(group)
             wait([worker.connection])  # it has begun
             deadline = time.monotonic() + 10
-            while written and not state.exists() and time.monotonic() < deadline:
+            while written and not state.exists():
+                assert time.monotonic() < deadline, "no checkpoint is written"
                 time.sleep(0.001)
             time.sleep(moments.uniform(0, 0.05))
             os.kill(worker.pid, signal.SIGKILL)

@@ -21,6 +21,7 @@ from experiments.remedies_cells import (
     choose_rate,
     judge,
     pairs,
+    shown,
     summarize_remedies,
     values,
 )
@@ -82,7 +83,7 @@ def test_what_a_remedy_does(differences, trained, expected):
 
 
 def jobs(accuracy_of_rate):
-    """Networks of two seeds at each learning rate, with these validation accuracies; None diverged."""
+    """Networks of the first seeds at each learning rate, with these validation accuracies; None diverged."""
     rows = [
         {"data": "digits", "data.root": None, "optimizer.lr": rate, "seed": seed, "val_accuracy": accuracy}
         for rate, accuracies in accuracy_of_rate.items()
@@ -101,7 +102,21 @@ def jobs(accuracy_of_rate):
     ],
 )
 def test_the_learning_rate_is_the_best_on_validation_and_one_that_diverges_guesses(accuracies, rate):
-    assert set(choose_rate(jobs(accuracies))["optimizer.lr"]) == {rate}
+    assert choose_rate(jobs(accuracies)) == rate
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "rate", "seeds"),
+    [
+        ({0.01: (0.5, 0.6, 0.9, 0.9), 0.1: (0.6, 0.7, 0.1, 0.1)}, 0.1, [2, 3]),
+        ({0.01: (0.5, 0.6), 0.1: (0.6, 0.7)}, 0.1, [0, 1]),
+        ({0.1: (0.5, 0.6, 0.7)}, 0.1, [0, 1, 2]),
+    ],
+)
+def test_a_network_is_judged_on_other_seeds_than_those_that_chose_its_learning_rate(accuracies, rate, seeds):
+    found = shown(jobs(accuracies))
+    assert set(found["optimizer.lr"]) == {rate}
+    assert found["seed"].to_list() == seeds
 
 
 def results(*cells):
