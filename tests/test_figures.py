@@ -6,6 +6,7 @@ import itertools
 import re
 
 import matplotlib
+import numpy as np
 import polars
 import pytest
 from matplotlib import font_manager
@@ -15,8 +16,9 @@ from synthetic_sweep import make_sweep
 
 from bpexp import figures, summary
 from bpexp.figures.cells import gain_text, gain_ticks, luminance, verdict_text
+from bpexp.figures.compact import shorten_path, shorten_transform, thin
 from bpexp.figures.layers import log_limits, named_layers
-from bpexp.figures.style import NO_METADATA, prefer_own_fonts, round_numbers
+from bpexp.figures.style import NO_METADATA, prefer_own_fonts
 
 
 def tables_of(swept=({},), **cells):
@@ -280,9 +282,35 @@ def test_luminance_is_that_of_srgb():
     assert luminance((0.5, 0.5, 0.5, 1)) == pytest.approx(0.2140, abs=1e-4)
 
 
-def test_coordinates_are_rounded_and_nothing_else():
-    attribute = re.compile('d="[^"]*"').match('d="M 1.23456 -0.001 L 10 200.00"')
-    assert round_numbers(attribute) == 'd="M 1.23 -0 L 10 200"'
+@pytest.mark.parametrize(
+    ("path", "short"),
+    [
+        ("M 1.23456 -0.001 L 10 200.00", "M1.23 0l8.77 200"),
+        ("M 0 0 L 10 0 L 10 5 z", "M0 0h10v5z"),
+        ("M 0 0 L 0.5 0.25 L -0.5 0.5", "M0 0l.5.25-1 .25"),
+        ("M 1 1 Q 2 2 3 1 Q 4 0 5 1 M 6 1 L 7 2", "M1 1q1 1 2 0 1-1 2 0m1 0l1 1"),
+        ("M 0 0 L 1 0.01 L 2 0 L 3 1", "M0 0h2l1 1"),
+    ],
+)
+def test_a_path_in_fewer_letters(path, short):
+    """Rounded to a hundredth, each step from the last point, and points on a line left out."""
+    assert shorten_path(path, 5) == short
+
+
+def test_a_line_keeps_what_lies_off_it():
+    wave = [(x, round(300 * np.sin(x / 40))) for x in range(0, 1000, 2)]
+    few = thin(wave, 5)
+    assert len(few) < len(wave) / 4
+    assert (few[0], few[-1]) == (wave[0], wave[-1])
+    x, y = zip(*wave, strict=True)
+    assert max(abs(np.interp(x, *zip(*few, strict=True)) - y)) <= 5 / np.cos(np.arctan(300 / 40))
+    assert thin([(0, 0), (5, 90), (0, 0)], 5) == [(0, 0), (5, 90), (0, 0)]  # there and back
+
+
+def test_a_transform_in_fewer_letters():
+    assert shorten_transform("translate(10.1234 0.0) scale(0.0156250 -0.015625)") == (
+        "translate(10.12)scale(.015625 -.015625)"
+    )
 
 
 def test_a_png_is_the_same_each_time():

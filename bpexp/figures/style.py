@@ -5,10 +5,10 @@ library's change a byte of it. Colours are those of Okabe and Ito (2008), which 
 has a marker of its own as well, for a print in grey.
 """
 
+import base64
 import functools
 import hashlib
 import io
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -17,6 +17,8 @@ import matplotlib
 import matplotlib.style
 from matplotlib import font_manager
 from matplotlib.figure import Figure
+
+from bpexp.figures.compact import compact
 
 Parameters = ParamSpec("Parameters")
 
@@ -63,7 +65,6 @@ def prefer_own_fonts() -> None:
 
 prefer_own_fonts()
 
-ROUNDED = re.compile(r'\b(?:d|x|y)="[^"]*"')
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
@@ -86,21 +87,17 @@ def new_figure(width: float, height: float) -> Figure:
 def svg(figure: Figure) -> str:
     """Return a figure as one SVG element: the same figure is the same text, byte for byte.
 
-    Text is drawn as paths, so it looks the same everywhere. Every id starts with a hash of the figure, so that many
-    figures can stand in one page.
+    Text is drawn as paths, so it looks the same everywhere. Every id and class starts with a hash of the figure, so
+    that many figures can stand in one page.
     """
     buffer = io.StringIO()
     with matplotlib.style.context(["default", STYLE]):
         figure.savefig(buffer, format="svg", metadata=NO_METADATA)
     text = buffer.getvalue()
-    text = ROUNDED.sub(round_numbers, text[text.index("<svg") :].rstrip() + "\n")
-    prefix = f"f{hashlib.sha256(text.encode()).hexdigest()[:8]}-"
-    return re.sub(r'(\bid="|\bhref="#|\burl\(#)', rf"\g<1>{prefix}", text)
-
-
-def round_numbers(attribute: re.Match[str]) -> str:
-    """Round the coordinates of an attribute to a hundredth of a point."""
-    return re.sub(r"-?\d+\.\d+", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), attribute[0])
+    text = text[text.index("<svg") :]
+    digest = hashlib.sha256(text.encode()).digest()
+    letter, rest = chr(ord("a") + digest[0] % 26), base64.b32encode(digest[1:]).decode()
+    return compact(text, letter + rest[:4].lower())
 
 
 def png(figure: Figure, dpi: int = 100) -> bytes:
