@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 SCALES = {
     "smoke": "clip = none and norm at threshold 1 x 2 learning rates x 2 seeds, 20 steps; the wall from 20 starts.",
     "default": "The declared grid with 3 seeds; the wall from 100 starts.",
-    "full": "The declared grid: 3 kinds of clipping x 4 thresholds, and none, x 5 learning rates x 10 seeds; the wall "
+    "full": "The declared grid: 3 kinds of clipping x 4 thresholds, and none, x 10 learning rates x 10 seeds; the wall "
     "from 400 starts.",
 }
 GRIDS = {

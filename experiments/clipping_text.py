@@ -100,8 +100,8 @@ def best_text(thresholds: polars.DataFrame) -> str:
     known = [name_of(row) for row in tried.iter_rows(named=True) if row["verdict"] == HELPS]
     where = f" ({setting})" if setting else ""
     text = (
-        f"The best threshold on validation data is {name_of(best)}: its score is {best['score']:.2f}, unclipped "
-        f"{plain['score'][0]:.2f}{where}: {interval(best, 'gain', '+.2f')}; "
+        f"Each at its own best learning rate, the best threshold on validation data is {name_of(best)}: its score is "
+        f"{best['score']:.2f}, unclipped {plain['score'][0]:.2f}{where}: {interval(best, 'gain', '+.2f')}; "
     )
     text += f"{len(known)} of {tried.height} thresholds score higher than unclipped, with a 95 % interval above zero"
     return f"{text}: {'; '.join(known)}." if known else f"{text}."
@@ -148,7 +148,7 @@ def systems_text(tables: Mapping[str, polars.DataFrame]) -> str:
     worst = max(reach["gamma"].to_list())
     return (
         f"From starts beside the wall plain descent leaves the valley at a learning rate of {', of '.join(rates)}; "
-        f"clipped descent at most {percent(most)}. Where the largest gradient is "
+        f"clipped descent in {percent(most)} at most. Where the largest gradient is "
         f"{math.exp(last['log_m'][0]):,.0f} the best fixed step takes {fixed:,.0f} updates, clipped descent "
         f"{short:.0f}. "
         f"The largest gradient of a recurrent system is {worst:.4f} of the bound."

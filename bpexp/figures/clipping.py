@@ -26,6 +26,9 @@ TWIN: dict[str, Any] = {"color": "black", "linestyle": "--", "marker": "x", "lin
 APART = 0.06
 """Relative distance of the thresholds at one learning rate, so that bars stand side by side."""
 
+FEW_RATES = 6
+"""So many learning rates have room for all their names."""
+
 
 @styled
 def clipping_wall(surface: polars.DataFrame, paths: polars.DataFrame, shares: polars.DataFrame) -> Figure:
@@ -240,7 +243,8 @@ def error_bars(
 def rate_axis(axes: Axes, rates: Sequence[float]) -> None:
     """Name the learning rates that were tried."""
     axes.set(xscale="log", xlabel="learning rate")
-    axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    named = rates if len(rates) <= FEW_RATES else rates[1::2]  # every second has room
+    axes.set_xticks(rates, [f"{rate:g}" if rate in named else "" for rate in rates])
     axes.xaxis.set_minor_locator(NullLocator())
 
 
