@@ -114,8 +114,10 @@ def _vectors(configs: Sequence[Config]) -> float:
     own = [name for name in ("lr", "l2", "weight_decay", "momentum", "beta1", "beta2") if _differs(configs, name)]
     spread = len(own) + (one.l2 > 0) + (one.weight_decay > 0) + (one.schedule != "constant")
     state = 1 + moments
+    # The gradients before clipping, and what is left of one direction in another; norms in twice the precision.
+    clipped = 4 * (configs[0].clip.name != "none")
     # Values, gradients and a direction; the clones of a measured step; the state before, now, and written or gone back.
-    return 3 + moments + spread + 3 + 3 * state
+    return 3 + moments + spread + 3 + 3 * state + clipped
 
 
 def _differs(configs: Sequence[Config], name: str) -> bool:

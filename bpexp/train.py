@@ -128,7 +128,7 @@ class Loop:
             others["clip_fraction"] = ensemble.clipped.double() / (step + 1)
             # Now, before a measure goes through the step again.
             others["clipped_norm"], others["clip_cosine"] = clip_effect(
-                ensemble.layout, measuring.grads, ensemble.grads
+                ensemble.layout, measuring.grads, ensemble.grads, turned=self.config.clip.name != "norm"
             )
         networks = to_host({"losses": losses, "measures": measuring.measure()} | others)
         if step == self.config.train.steps:

@@ -43,6 +43,11 @@ print(json.dumps(peaks))
 DIVERGING = {"optimizer.lr": 1e30, "train.steps": 4, "train.measure_every": 2}
 GROUPS = {
     "weights": (DIVERGING | {"model.depth": 3, "model.width": 512, "train.batch_size": 16}, 16),
+    "clipped": (
+        DIVERGING
+        | {"model.depth": 3, "model.width": 512, "train.batch_size": 16, "clip.name": "value", "clip.threshold": 0.1},
+        8,
+    ),
     "activations": (DIVERGING | {"model.depth": 6, "model.width": 64, "train.batch_size": 1024}, 8),
 }
 

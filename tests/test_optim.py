@@ -385,7 +385,11 @@ def test_a_clipper_tells_which_networks_it_clipped(name):
         old, new = (torch.cat([view[r].reshape(-1) for view in layout.views(flat)]) for flat in (before, grads))
         torch.testing.assert_close(norms[r], new.norm())
         torch.testing.assert_close(cosines[r], torch.nn.functional.cosine_similarity(old, new, dim=0))
-    assert (cosines[[0, 2]] < 0.999).all() == (name != "norm")
+    if name == "norm":
+        torch.testing.assert_close(cosines, vector(1, 1, 1), rtol=0, atol=1e-14)
+        torch.testing.assert_close(clip_effect(layout, before, grads, turned=False), (norms, vector(1, 1, 1)))
+    else:
+        assert (cosines[[0, 2]] < 0.999).all()
 
 
 def test_the_effect_of_clipping_is_unknown_on_a_zero_gradient_and_does_not_overflow():
@@ -393,6 +397,8 @@ def test_the_effect_of_clipping_is_unknown_on_a_zero_gradient_and_does_not_overf
     layout.views(before)[0][0], layout.views(before)[0][2, 0, 0] = 0.0, torch.nan
     norms, cosines = clip_effect(layout, before, 1e-20 * before)
     torch.testing.assert_close(norms[:2], vector(0.0, 8**0.5 * 1e10))
+    torch.testing.assert_close(cosines, vector(torch.nan, 1.0, torch.nan), equal_nan=True)
+    _, cosines = clip_effect(layout, before, 1e-20 * before, turned=False)
     torch.testing.assert_close(cosines, vector(torch.nan, 1.0, torch.nan), equal_nan=True)
 
 

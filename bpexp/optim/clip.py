@@ -58,20 +58,21 @@ def clip_by_unit(layout: Layout, grads: Tensor, values: Tensor, threshold: Tenso
     return torch.stack(scales).amin(0) < 1
 
 
-def clip_effect(layout: Layout, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+def clip_effect(layout: Layout, before: Tensor, after: Tensor, *, turned: bool = True) -> tuple[Tensor, Tensor]:
     """Return the norms of clipped gradients, and the cosine of the angle by which clipping turned each.
 
-    Math:    ||after||; <before, after> / (||before|| ||after||)
+    Math:    a = before, b = after, r = ||b|| / ||a||: ||b||; <a, b> / (||a|| ||b||) = 1 - (||b - r a|| / ||b||)^2 / 2
     Shapes:  before, after: flat; returns (R,) float64 each
+    turned:  whether clipping can turn a gradient; clipping by norm does not, and then `before` is not looked at
     Edge:    a zero gradient has no direction: its cosine is NaN; so are both of a NaN
     """
-    norms_before, norms_after = layout.norms(before), layout.norms(after)
-    cosines = torch.zeros_like(norms_after)
+    norms = layout.norms(after)
+    if not turned:
+        return norms, norms / norms
+    ratios = (norms / layout.norms(before)).to(before.dtype)
+    rests = torch.zeros_like(norms)
     for run_before, run_after in zip(layout.runs(before), layout.runs(after), strict=True):
-        # Unit vectors, in float64: no product overflows or vanishes.
-        units = (
-            run.double() / first(norms, run)[:, None]
-            for run, norms in ((run_before, norms_before), (run_after, norms_after))
-        )
-        cosines += layout.filled(torch.linalg.vecdot(*units).sum(0))
-    return norms_after, cosines.clamp_(-1, 1)
+        rest = torch.addcmul(run_after, first(ratios, run_after)[:, None], run_before, value=-1)
+        found = torch.linalg.vector_norm(rest, dim=2, dtype=torch.float64) / first(norms, run_after)
+        rests += layout.filled(found.square().sum(0))
+    return norms, 1 - rests / 2
