@@ -27,7 +27,7 @@ from bpexp.sweep.groups import GROUPS_FILE, alone, read_groups, together, write_
 from bpexp.sweep.job import Job, existing_names, job_name
 from bpexp.sweep.launch import Networks, unfinished
 from bpexp.sweep.lock import LockedError, check_free, hold
-from bpexp.sweep.processes import run_where_torch_is
+from bpexp.sweep.processes import ending_spare, run_where_torch_is
 from bpexp.sweep.shown import limit_shown
 from bpexp.validation import validate, validate_sweep
 
@@ -150,7 +150,7 @@ class Command:
             if self.multirun:
                 write_groups(folder, [job for job in task.jobs if job.identity not in self.wrong])
             start = self.hydra.multirun if self.multirun else self.hydra.run
-            with _going_on(fresh=jobs[0].config.sweep.fresh):
+            with _going_on(fresh=jobs[0].config.sweep.fresh), ending_spare():
                 task.start_over()
                 start("config", task, [*self.arguments, naming])
                 return folder, _conclude(folder, jobs, multirun=self.multirun)

@@ -127,16 +127,18 @@ class Worker:
         """Hand it a group to train."""
         self.group = group
         # One that died just now is found out where its answer is awaited.
-        with contextlib.suppress(ConnectionError):
+        with contextlib.suppress(OSError):
             self.connection.send((Path.cwd(), group))
 
     def call(self, task: Callable[[], Result]) -> Result:
-        """Have it run something while it is idle; return what that returns.
+        """Have it run something while it is idle, and print what it prints; return what that returns.
 
         Raises:  EOFError, ConnectionError: it died; what the task raised
         """
         self.connection.send((Path.cwd(), task))
         result = self.connection.recv()
+        for line in self.lines():
+            print(line)
         if isinstance(result, Exception):
             raise result
         return cast("Result", result)
@@ -163,11 +165,15 @@ class Worker:
 
     def show(self, progress: Progress) -> None:
         """Show the whole lines that it printed since the last time."""
-        said = os.pread(self.log.fileno(), 2**20, self.read)
-        lines = said[: said.rfind(b"\n") + 1]
-        self.read += len(lines)
-        for line in lines.decode(errors="replace").splitlines():
+        for line in self.lines():
             progress.say(line)
+
+    def lines(self) -> list[str]:
+        """Return the whole lines that it printed since the last time."""
+        said = os.pread(self.log.fileno(), 2**20, self.read)
+        whole = said[: said.rfind(b"\n") + 1]
+        self.read += len(whole)
+        return whole.decode(errors="replace").splitlines()
 
     def how_it_ended(self) -> str:
         """Return how a dead worker ended, in words."""
@@ -199,8 +205,9 @@ def run_in_processes(groups: Iterator[Group], progress: Progress, *, workers: in
     try:
         yield from _hand_out(groups, pool, progress)
         if "torch" not in sys.modules and not _spare():
-            _spare().append(next(worker for worker in pool if worker.idle))
-            pool.remove(_spare()[0])
+            worker = next(worker for worker in pool if worker.idle)
+            pool.remove(worker)
+            _spare().append(worker)
     finally:
         for worker in pool:
             worker.connection.close()  # all begin to end
@@ -257,7 +264,7 @@ def _spare() -> list[Worker]:
 
 
 def run_where_torch_is(task: Callable[[], Result]) -> Result:
-    """Run what needs torch, and prints nothing: a worker that trained has imported it, and this process has yet to.
+    """Run what needs torch: a worker that trained has imported it, and this process has yet to.
 
     Without such a worker it is run here. `task` and what it returns can be pickled.
     """
@@ -265,6 +272,16 @@ def run_where_torch_is(task: Callable[[], Result]) -> Result:
         with contextlib.closing(_spare().pop()) as worker, contextlib.suppress(EOFError, ConnectionError):
             return worker.call(task)
     return task()
+
+
+@contextlib.contextmanager
+def ending_spare() -> Iterator[None]:
+    """End the worker that was kept, and that an interrupt has left idle."""
+    try:
+        yield
+    finally:
+        while _spare():
+            _spare().pop().close()
 
 
 def _last_line(output: IO[bytes]) -> str:

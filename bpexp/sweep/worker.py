@@ -100,7 +100,9 @@ def work(connection: Connection) -> None:
                     connection.send(train(task, connection.send))
                 else:
                     runner.forget_ensemble()
-                    connection.send(task())
+                    found = task()
+                    sys.stdout.flush()  # before it is asked for
+                    connection.send(found)
             except Exception as error:
                 connection.send(_sendable(error))
     except (EOFError, ConnectionError):

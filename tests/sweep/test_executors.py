@@ -168,7 +168,7 @@ def test_a_script_without_a_main_guard_runs_once_and_leaves_torch_to_its_workers
     assert len(list((tmp_path / "outputs/gradient_flow/summary").glob("*/events.*"))) == 2
 
 
-def test_what_needs_torch_runs_in_a_worker_that_is_kept_and_here_without_one(tmp_path):
+def test_what_needs_torch_runs_in_a_worker_that_is_kept_and_here_without_one(tmp_path, capfd):
     def keep():
         worker = Worker()
         while not worker.idle:
@@ -184,6 +184,22 @@ def test_what_needs_torch_runs_in_a_worker_that_is_kept_and_here_without_one(tmp
         processes.run_where_torch_is(functools.partial(os.stat, tmp_path / "none"))
     os.kill(keep().pid, signal.SIGKILL)
     assert processes.run_where_torch_is(os.getpid) == os.getpid()
+    capfd.readouterr()
+    keep()
+    processes.run_where_torch_is(functools.partial(print, "said"))
+    assert capfd.readouterr().out == "said\n"
+
+
+def test_a_worker_that_is_kept_ends_with_an_interrupt():
+    worker = Worker()
+    while not worker.idle:
+        worker.receive(Progress([]))
+    with pytest.raises(KeyboardInterrupt), processes.ending_spare():
+        processes._spare().append(worker)
+        raise KeyboardInterrupt
+    assert processes._spare() == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(worker.pid, 0)
 
 
 @pytest.mark.parametrize(
