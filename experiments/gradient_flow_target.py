@@ -185,7 +185,8 @@ def target_table(cells: polars.DataFrame) -> Table:
             yes_or_no(not too_wide.any()),
         )
     )
-    inside = int((cells["p_value"] >= 1 - LEVEL).sum())
+    p_values = cells["p_value"].to_numpy()
+    inside = int((p_values >= 1 - LEVEL).sum())  # one that is not known, NaN, is not inside
     p_value = coverage_p_value(inside, cells.height, LEVEL)
     rows.append(
         (

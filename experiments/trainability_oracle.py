@@ -37,7 +37,9 @@ LARGEST_RATIO = 100.0
 """Where L / xi_c is cut, and its inverse: xi_c may be infinite."""
 RESAMPLED = 400
 BINS = 10
-SPEAKERS = {"the oracle": "trains", "a multiple of xi_c": "multiple_of_xi_c"}
+PUBLISHED_MULTIPLE = 6.0
+"""Networks of up to so many xi_c train, it is said: Schoenholz et al. 2017, arXiv:1611.01232."""
+SPEAKERS = {"the oracle": "trains", "a fitted multiple of xi_c": "multiple_of_xi_c"}
 """Who says with what chance a network trains, and the column."""
 
 COMMON = ("train.steps=200", "train.measure_every=100", "model.width=32")
@@ -83,6 +85,16 @@ FIT_WIDTHS = (
     "optimizer.lr=0.01,0.1",
     "seed=0",
 )
+FIT_INITS = (
+    *COMMON,
+    "model.depth=4,16,64",
+    "model.activation=tanh,relu,gelu",
+    "init=he,glorot,orthogonal",
+    "init.gain=0.8,1.2",
+    "init.bias_std=0.1",
+    "optimizer.lr=0.01,0.1",
+    "seed=0",
+)
 HELD_PLAIN = (
     *COMMON,
     HELD,
@@ -90,7 +102,7 @@ HELD_PLAIN = (
     "init.gain=1.2,1.5",
     "init.bias_std=0.1",
     "optimizer.lr=0.03,0.08",
-    "seed=11,12",
+    "seed=21,22",
 )
 HELD_SKIPS_AND_NORMS = (
     *COMMON,
@@ -101,7 +113,7 @@ HELD_SKIPS_AND_NORMS = (
     "optimizer.lr=0.03,0.08",
     "model.norm=none,batch,layer",
     "model.residual=none,plain,scaled",
-    "seed=11",
+    "seed=21",
 )
 HELD_DROPOUT = (
     *COMMON,
@@ -111,7 +123,7 @@ HELD_DROPOUT = (
     "init.bias_std=0.1",
     "optimizer.lr=0.03,0.08",
     "model.dropout=0.03,0.15",
-    "seed=11",
+    "seed=21",
 )
 HELD_WIDTHS = (
     *COMMON,
@@ -121,7 +133,17 @@ HELD_WIDTHS = (
     "init.gain=1.2",
     "init.bias_std=0.1",
     "optimizer.lr=0.03,0.08",
-    "seed=11",
+    "seed=21",
+)
+HELD_INITS = (
+    *COMMON,
+    HELD,
+    "model.activation=elu,hardtanh",
+    "init=he,glorot,orthogonal",
+    "init.gain=0.9,1.1",
+    "init.bias_std=0.1",
+    "optimizer.lr=0.03,0.08",
+    "seed=21",
 )
 HELD_MOMENTUM = (
     *COMMON,
@@ -131,7 +153,7 @@ HELD_MOMENTUM = (
     "init.bias_std=0.1",
     "optimizer=momentum",
     "optimizer.lr=0.004,0.012",
-    "seed=13,14",
+    "seed=23,24",
 )
 SMALLEST = (
     "train.steps=20",
@@ -147,17 +169,19 @@ SWEEPS: dict[str, dict[str, tuple[str, ...]]] = {
     "smoke": {"smallest": SMALLEST},
     "default": {
         "fit_plain": (*FIT_PLAIN, "model.depth=4,16,64", "model.activation=tanh,relu,gelu", "init.bias_std=0.1"),
-        "held_plain": (*HELD_PLAIN, "seed=11"),
+        "held_plain": (*HELD_PLAIN, "seed=21"),
     },
     "full": {
         "fit_plain": FIT_PLAIN,
         "fit_skips_and_norms": FIT_SKIPS_AND_NORMS,
         "fit_dropout": FIT_DROPOUT,
         "fit_widths": FIT_WIDTHS,
+        "fit_inits": FIT_INITS,
         "held_plain": HELD_PLAIN,
         "held_skips_and_norms": HELD_SKIPS_AND_NORMS,
         "held_dropout": HELD_DROPOUT,
         "held_widths": HELD_WIDTHS,
+        "held_inits": HELD_INITS,
         "held_momentum": HELD_MOMENTUM,
     },
 }
@@ -186,7 +210,7 @@ def compute_oracle(scale: str, folder: Path) -> dict[str, polars.DataFrame]:
     fitted, held = networks.filter(~held_out), networks.filter(held_out)
     oracle = fit(fitted)
     foreseen = foresee(oracle, held)
-    foreseen = foreseen.with_columns(foresee_alone(foreseen, fit_baseline(fitted)), near_boundary(foreseen))
+    foreseen = foreseen.with_columns(*foresee_alone(foreseen, fit_baseline(fitted)), near_boundary(foreseen))
     return {"oracle": oracle.table(), "held_out": foreseen, "scores": summarize_scores(foreseen, fitted.height)}
 
 
@@ -197,20 +221,18 @@ def is_held_out(networks: polars.DataFrame) -> polars.Series:
 
 
 def fit_baseline(networks: polars.DataFrame) -> tuple[float, float]:
-    """Return a and b of logit P = a - b log(L / xi_c): what a multiple of xi_c alone says."""
+    """Return a and b of logit P = a - b log(L / xi_c), fitted to the networks that have an xi_c."""
+    networks = networks.filter(np.isfinite(log_ratios(networks)))
     trained = (networks["outcome"] == "trains").to_numpy().astype(np.float64)
     a, b = fit_logistic(log_ratios(networks), trained, np.ones((1, networks.height)))
     return float(a[0]), float(b[0])
 
 
 def log_ratios(networks: polars.DataFrame) -> Array:
-    """Return log L / xi_c, xi_c that of plain layers; cut where xi_c is infinite, or there is none."""
-    found = []
-    for row in networks.iter_rows(named=True):
-        plain = row | {"model.norm": "none", "model.residual": "none", "model.dropout": 0.0}
-        xi = scales_of(plain)["xi_c"]
-        found.append(row["model.depth"] / xi if math.isfinite(xi) and xi > 0 else 0.0)
-    ratios: Array = np.log(np.clip(np.array(found), 1 / LARGEST_RATIO, LARGEST_RATIO))
+    """Return log L / xi_c, cut; NaN for networks that have no finite xi_c: not of plain layers, or critical."""
+    scales = [(row["model.depth"], scales_of(row)["xi_c"]) for row in networks.iter_rows(named=True)]
+    found = [depth / xi if math.isfinite(xi) and xi > 0 else math.nan for depth, xi in scales]
+    ratios: Array = np.log(np.clip(np.array(found, dtype=np.float64), 1 / LARGEST_RATIO, LARGEST_RATIO))
     return ratios
 
 
@@ -235,13 +257,17 @@ def foresee(oracle: Oracle, networks: polars.DataFrame) -> polars.DataFrame:
     )
 
 
-def foresee_alone(networks: polars.DataFrame, baseline: tuple[float, float]) -> polars.Series:
-    """Return the chance to train that a multiple of xi_c gives each network."""
+def foresee_alone(networks: polars.DataFrame, baseline: tuple[float, float]) -> list[polars.Series]:
+    """Return the chance to train that a fitted multiple of xi_c gives each network, and that of the published one.
+
+    Edge:    NaN for networks without a finite xi_c
+    """
     import polars
 
-    a, b = baseline
-    chances = 1 / (1 + np.exp(np.clip(b * log_ratios(networks) - a, -500, 500)))
-    return polars.Series("multiple_of_xi_c", chances)
+    (a, b), ratios = baseline, log_ratios(networks)
+    chances = 1 / (1 + np.exp(np.clip(b * ratios - a, -500, 500)))
+    said = np.where(np.isnan(ratios), math.nan, ratios <= math.log(PUBLISHED_MULTIPLE))
+    return [polars.Series("multiple_of_xi_c", chances), polars.Series("published_multiple", said)]
 
 
 def near_boundary(networks: polars.DataFrame) -> polars.Series:
@@ -271,6 +297,8 @@ PARTS: dict[str, Callable[[polars.DataFrame], polars.Series]] = {
     "all held-out networks": lambda table: table["seed"] >= 0,
     f"within a factor {NEAR:g} of the boundary": lambda table: table["near"],
     "further away": lambda table: ~table["near"],
+    "with a finite xi_c": lambda table: table["multiple_of_xi_c"].is_not_nan(),
+    "with a finite xi_c, near the boundary": lambda table: table["multiple_of_xi_c"].is_not_nan() & table["near"],
     "plain layers": lambda table: (
         (table["model.norm"] == "none") & (table["model.residual"] == "none") & (table["model.dropout"] == 0)
     ),
@@ -278,13 +306,14 @@ PARTS: dict[str, Callable[[polars.DataFrame], polars.Series]] = {
     "with skip connections": lambda table: table["model.residual"] != "none",
     "with dropout": lambda table: table["model.dropout"] > 0,
     "of a width that was not seen": lambda table: table["model.width"].is_in(UNSEEN_WIDTHS),
+    "not of init=lecun": lambda table: table["init"] != "lecun",
     "with momentum, which was not seen": lambda table: table["optimizer"] == "momentum",
 }
 """Parts of the held-out networks that are scored apart."""
 
 
 def summarize_scores(foreseen: polars.DataFrame, fitted: int) -> polars.DataFrame:
-    """Return the scores of the oracle and of a multiple of xi_c, a row for each of PARTS that has networks."""
+    """Return the scores, a row for each of PARTS that has networks; those of xi_c are NaN where some have no xi_c."""
     import polars
 
     rows = []
@@ -304,6 +333,7 @@ def summarize_scores(foreseen: polars.DataFrame, fitted: int) -> polars.DataFram
                 "skill_low": low,
                 "skill_high": high,
                 "skill_of_xi_c": skill(own["multiple_of_xi_c"].to_numpy(), trained),
+                "skill_of_published": skill(own["published_multiple"].to_numpy(), trained),
                 "skill_of_three": skill_of_three(own),
                 "fitted": fitted,
             }
@@ -342,6 +372,7 @@ def reliability(foreseen: polars.DataFrame, column: str) -> polars.DataFrame:
     """
     import polars
 
+    foreseen = foreseen.filter(foreseen[column].is_not_nan())
     chance = foreseen[column].to_numpy()
     trained = (foreseen["outcome"] == "trains").to_numpy()
     places = np.minimum((chance * BINS).astype(int), BINS - 1)

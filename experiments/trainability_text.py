@@ -149,12 +149,13 @@ def answer(tables: Mapping[str, polars.DataFrame]) -> str:
         text += (
             f" On {first['networks']} held-out networks, of which {first['trained']:.0%} train, the oracle has a Brier "
         )
-        text += (
-            f"skill of {number_text(first['skill'])} {range_text(first['skill_low'], first['skill_high'])}, a multiple "
-        )
-        text += f"of xi_c {number_text(first['skill_of_xi_c'])}"
+        text += f"skill of {number_text(first['skill'])} {range_text(first['skill_low'], first['skill_high'])}"
+        text += "".join(f"; {row['part']} {number_text(row['skill'])}" for row in others[:1])
         text += "".join(
-            f"; {row['part']} {number_text(row['skill'])} and {number_text(row['skill_of_xi_c'])}" for row in others[:1]
+            f"; {row['part']} {number_text(row['skill'])}, where a fitted multiple of xi_c has "
+            f"{number_text(row['skill_of_xi_c'])} and the published one {number_text(row['skill_of_published'])}"
+            for row in others
+            if math.isfinite(row["skill_of_xi_c"])
         )
         text += "."
     return text
@@ -252,6 +253,9 @@ def variances_table(variances: polars.DataFrame) -> Table:
     return Table("variances", columns, rows, caption)
 
 
+OF_XI_C = ("skill_of_xi_c", "skill_of_published")
+
+
 def scores_table(scores: polars.DataFrame) -> Table:
     """Return the oracle's scores as text."""
     rows = tuple(
@@ -261,15 +265,24 @@ def scores_table(scores: polars.DataFrame) -> Table:
             f"{row['trained']:.0%}",
             f"{row['brier']:.3f}",
             f"{number_text(row['skill'])} {range_text(row['skill_low'], row['skill_high'])}",
-            number_text(row["skill_of_xi_c"]),
+            *(number_text(row[name]) if math.isfinite(row[name]) else "-" for name in OF_XI_C),
             number_text(row["skill_of_three"]),
         )
         for row in scores.iter_rows(named=True)
     )
-    columns = ("held-out", "networks", "train", "Brier score", "skill [95 %]", "of xi_c alone", "three outcomes")
+    columns = (
+        "held-out",
+        "networks",
+        "train",
+        "Brier score",
+        "skill [95 %]",
+        "of a fitted multiple",
+        "of the published",
+        "three outcomes",
+    )
     caption = "Held out are activations and depths that the oracle has not seen. Skill: 1 - Brier score / that of the "
-    caption += "share that trains, 1 is perfect; beside it that of a fitted multiple of xi_c, and that of all three "
-    caption += f"outcomes. Fitted to {scores['fitted'][0]} networks."
+    caption += "share that trains, 1 is perfect; beside it, where all have an xi_c, that of a fitted multiple and of "
+    caption += f"6 xi_c; and that of all three outcomes. Fitted to {scores['fitted'][0]} networks."
     return Table("oracle_scores", columns, rows, caption)
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch_network import ACTIVATIONS
 
 from bpexp.theory import NoPredictionError, activation_second_moment, chi, correlation_map, describe_network, resolve
-from bpexp.theory.tangent import duals, tangent
+from bpexp.theory.tangent import duals, shares_of_pairs, tangent
 
 CORRELATIONS = np.array([1.0, 0.6, -0.3])
 
@@ -42,12 +42,12 @@ def test_a_linear_network_has_its_kernel_exactly():
     depth, width = 4, 50
     network = describe_network("identity", "lecun", (20, *[width] * depth, 3), 1.0, 0.0)
     covariances = np.array([1.0, 0.4, -0.1])
-    found = tangent(network, covariances, 8, 3)
+    found = tangent(network, covariances, shares_of_pairs(8, 3), 3)
     assert found.kernel == pytest.approx((20 + depth * width) * covariances + depth + 1)
     assert found.progress == pytest.approx((20 + depth * width) * 0.5 / 3)
-    assert found.step == pytest.approx((20 + depth * width) * (0.6 / 8 + 0.5 / 3))
-    alike = tangent(network, np.array([1.0, 0.9, 0.8]), 8, 3)
-    assert alike.step == pytest.approx(alike.kernel @ np.array([1 / 8, 1 / 3 - 1 / 8, 2 / 3]))
+    assert found.step == pytest.approx((20 + depth * width) * (0.6 / 8 + 0.5 * (1 / 8 + 7 / 24)))
+    alike = tangent(network, np.array([1.0, 0.9, 0.8]), shares_of_pairs(8, 3), 3)
+    assert alike.step == pytest.approx(alike.kernel @ np.array([1 / 8, 7 / 24, 7 / 12]))
     assert found.fluctuation == pytest.approx(2 * depth / width)
     assert found.output_length == pytest.approx(1.0)
 
@@ -114,7 +114,7 @@ def compare(name, norm, residual, *, width, classes, of_class, networks):
     pairs = [itself, alike & ~itself, ~alike]
     covariances = (x @ x.T / width).numpy()
     network = describe_network(name, "lecun", (width, *[width] * DEPTH, 2), 1.2, 0.0, residual, norm=norm, gate=GATE)
-    found = tangent(network, [covariances[pair].mean() for pair in pairs], len(x), classes)
+    found = tangent(network, [covariances[pair].mean() for pair in pairs], [pair.mean() for pair in pairs], classes)
     kernels = np.mean([measured_kernel(name, norm, residual, x, generator) for _ in range(networks)], axis=0)
     return found.kernel, np.array([kernels[pair].mean() for pair in pairs])
 
@@ -132,10 +132,61 @@ def test_batch_norm_s_kernel_tells_classes_apart_as_measured():
     assert found == pytest.approx(measured, rel=0.12)
 
 
+def test_the_shares_of_pairs_are_those_of_batches_drawn_at_random():
+    batch, classes, batches = 5, 8, 4000
+    drawn = np.random.default_rng(0).integers(0, classes, (batches, batch))
+    alike = (drawn[:, :, None] == drawn[:, None]).mean(axis=(1, 2))  # a sample with itself among them
+    itself, together, apart = shares_of_pairs(batch, classes)
+    error = alike.std() / math.sqrt(batches)
+    assert itself == 1 / batch
+    assert itself + together == pytest.approx(alike.mean(), abs=4 * error)
+    assert itself + together + apart == pytest.approx(1)
+    assert abs(1 / classes - alike.mean()) > 4 * error  # what it is not
+
+
+def test_batch_norm_over_one_sample_has_no_kernel():
+    network = describe_network("tanh", "lecun", (20, 50, 50, 3), 1.0, 0.0, norm="batch")
+    with pytest.raises(NoPredictionError, match="single sample"):
+        tangent(network, [1.0, 0.4, -0.1], shares_of_pairs(1, 3), 3)
+
+
+@pytest.mark.parametrize("name", ["relu", "tanh"])
+def test_orthogonal_weights_make_gradients_fluctuate_less(name):
+    """The variance of the log of a squared gradient over networks, against that of gradients through random layers."""
+    width, depth, networks = 48, 8, 300
+    found = {}
+    for init in ("lecun", "orthogonal"):
+        network = describe_network(name, init, (width, *[width] * depth, 3), 1.3, 0.0)
+        found[init] = tangent(network, [1.0, 0.4, -0.1], shares_of_pairs(8, 3), 3).fluctuation
+    assert found["orthogonal"] < 0.75 * found["lecun"]
+    generator = torch.Generator().manual_seed(3)
+    draws = torch.randn(depth, networks, width, width, generator=generator)
+    h = torch.randn(networks, width, generator=generator)
+    h = h * (width**0.5 / h.norm(dim=1, keepdim=True))
+    slopes = []
+    q = torch.linalg.qr(draws)[0] * 1.3
+    for weights in q:
+        z = (weights @ h[..., None])[..., 0].requires_grad_()
+        h = ACTIVATIONS[name](z)
+        slopes.append(torch.autograd.grad(h.sum(), z)[0])
+        h = h.detach()
+    delta = torch.randn(networks, width, generator=generator)
+    delta = delta / delta.norm(dim=1, keepdim=True)
+    for weights, slope in zip(reversed(q), reversed(slopes), strict=True):
+        delta = ((delta * slope)[:, None] @ weights)[:, 0]
+    measured = float(delta.square().sum(1).log().var())
+    assert found["orthogonal"] == pytest.approx(measured, rel=0.3)
+
+
 def test_dropout_adds_to_a_sample_s_product_with_itself_alone():
     sizes = (20, 50, 50, 3)
     without, with_half = (
-        tangent(describe_network("identity", "lecun", sizes, 1.0, 0.0, dropout=p), [1.0, 0.4, -0.1], 8, 3).kernel
+        tangent(
+            describe_network("identity", "lecun", sizes, 1.0, 0.0, dropout=p),
+            [1.0, 0.4, -0.1],
+            shares_of_pairs(8, 3),
+            3,
+        ).kernel
         for p in (0.0, 0.5)
     )
     assert with_half[1:] == pytest.approx(without[1:])
@@ -145,4 +196,4 @@ def test_dropout_adds_to_a_sample_s_product_with_itself_alone():
 def test_what_leaves_the_range_of_numbers_has_no_kernel():
     network = describe_network("relu", "lecun", (20, *[50] * 600, 3), 10.0, 0.0)
     with pytest.raises(NoPredictionError, match="range of numbers"):
-        tangent(network, [1.0, 0.4, -0.1], 8, 3)
+        tangent(network, [1.0, 0.4, -0.1], shares_of_pairs(8, 3), 3)

@@ -9,10 +9,13 @@ from scipy.special import binom
 
 from bpexp.theory import (
     centred_correlation,
+    follow_correlation,
     gradient_correlation,
     largest_eigenvalue,
     learning_time,
     mode_strength,
+    phase_diagram,
+    residual_growth,
     spectrum_variance,
 )
 from bpexp.theory.shattered import PAPER, both_on, next_correlation
@@ -61,6 +64,34 @@ def test_learning_times_are_the_paper_s_closed_forms():
 def test_dynamics_refuse_what_has_none(values, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         learning_time(*values)
+
+
+@pytest.mark.parametrize("t", [[0.0, np.nan], [0.0, np.inf], [2.0, 1.0], [-1.0, 0.0], 1.0])
+@pytest.mark.parametrize("weights", [1, 2, 4])
+def test_times_that_are_none_are_refused(t, weights):
+    with pytest.raises(ValueError, match=r"^t: must be a row of finite numbers that rise"):
+        mode_strength(np.array(t), 1.0, 0.1, 1.0, weights)
+
+
+def test_no_times_give_no_strengths():
+    assert [mode_strength(np.array([]), 1.0, 0.1, 1.0, weights).size for weights in (1, 2, 4)] == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: gradient_correlation(3, 1.5), "rho: 1.5 is not between"),
+        (lambda: gradient_correlation(3, np.nan), "rho: nan is not between"),
+        (lambda: centred_correlation(3, "normalized", -1.0), "grows: -1.0 is not"),
+        (lambda: residual_growth(-2), "layers: -2 is negative"),
+        (lambda: residual_growth(2, np.nan), "scale, chi: nan, 1.0 must be"),
+        (lambda: follow_correlation("tanh", 0.5, -1, 1.0, 0.1), "layers: -1 is negative"),
+        (lambda: phase_diagram("tanh", [], [0.1]), "neither may be empty"),
+    ],
+)
+def test_theory_refuses_what_is_out_of_range(call, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        call()
 
 
 def test_spectra_of_units_that_are_on_or_off_are_the_paper_s():

@@ -95,6 +95,22 @@ def test_features_are_those_of_the_kernel_and_the_step():
     assert features(NETWORK | {"optimizer.lr": 0.0})[:2].tolist() == [-12.0, -12.0]
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train.batch_size", 0),
+        ("model.dropout", 1.0),
+        ("model.depth", 0),
+        ("optimizer.lr", -0.1),
+        ("optimizer.lr", math.nan),
+        ("optimizer.momentum", 1.0),
+    ],
+)
+def test_numbers_out_of_range_are_refused(key, value):
+    with pytest.raises(ValueError, match=f"^{key}: {value} is out of range$"):
+        features(NETWORK | {key: value})
+
+
 def test_class_covariances_are_means_over_pairs():
     parts = load("digits", 0, train_size=40, dtype=torch.float64)
     x, y = parts.x_train.numpy(), parts.y_train.numpy()

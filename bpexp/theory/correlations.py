@@ -191,13 +191,15 @@ def follow_correlation(
 
     Math:    1 - C(c) = (1 - c) r(sqrt(1 - c)), r a polynomial of degree 24 through the map
     Shapes:  c: (...); the result is (layers + 1, ...), the first that of c itself
-    Raises:  ValueError: c outside [0, 1]; as `depth_scales`
+    Raises:  ValueError: c outside [0, 1]; a negative number of layers; as `depth_scales`
     Edge:    to about 1e-8 of 1 - c a layer where slopes jump away from 0, else to 1e-12
     Source:  the map as in `correlation_map`
     """
     phi, start = resolve(activation), np.asarray(c, dtype=np.float64)
     if not np.all((start >= 0) & (start <= 1)):
         raise ValueError(f"c: {start[~((start >= 0) & (start <= 1))].flat[0]} is not a correlation from 0 to 1")
+    if layers < 0:
+        raise ValueError(f"layers: {layers} is negative")
     q = max(depth_scales(phi, sigma_w2, sigma_b2).q_star, SHORTEST)
     total = float(sigma_w2 * activation_second_moment(phi, q) + sigma_b2)
 

@@ -66,7 +66,8 @@ class Simulation:
 
         Math:    m +- t(1 - (1 - LEVEL)/2; R - 1) e, e^2 = s^2 (1/k + 1/R) + RESOLUTION^2, m and s those of the R
                  simulated logs, k gains; p is the probability that Student's t is further from 0 than the measured
-                 mean is from m, in units of e. Both are exact where the logs are normal.
+                 mean is from m, in units of e. Both are about right, and exact where the logs are normal and s is far
+                 above RESOLUTION.
         Edge:    NaN where fewer than two networks have a gain, or nothing was measured
         """
         from scipy.special import stdtr, stdtrit

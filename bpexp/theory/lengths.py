@@ -109,6 +109,11 @@ def residual_growth(layers: int, scale: float = 1.0, chi: float = 1.0) -> float:
     Math:    g_{l-1} = g_l + a W^T (phi'(z_l) * g_l), and W has mean 0: E g_{l-1}^2 = (1 + a^2 chi_1) E g_l^2;
              (1 + a^2 chi_1)^layers in all. He's weights make chi_1 = 1 for relu: 2^layers at a = 1, and at most e at
              a = 1/sqrt(layers). Of L hidden layers the first has no skip: L - 1 of them grow.
+    Raises:  ValueError: a negative number of layers; a scale or chi that is no finite number, a negative chi
     Source:  derived here; for relu known as Hanin and Rolnick 2018, arXiv:1803.01719
     """
+    if layers < 0:
+        raise ValueError(f"layers: {layers} is negative")
+    if not (math.isfinite(scale) and 0 <= chi < math.inf):
+        raise ValueError(f"scale, chi: {scale}, {chi} must be finite numbers, and chi not negative")
     return float((1 + scale**2 * chi) ** layers)

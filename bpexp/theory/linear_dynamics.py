@@ -22,12 +22,15 @@ def mode_strength(t: Array, s: float, u_0: float, tau: float, weights: int) -> A
              u = s e^(2st/tau) / (e^(2st/tau) - 1 + s/u_0); W = 1, none: u = s - (s - u_0) e^(-t/tau);
              else v = log(u / (s - u)) is integrated, tau dv/dt = W s u^(1 - 2/W)
     Shapes:  t: (T,), rising
-    Raises:  ValueError: u_0 not between 0 and s; tau not positive; fewer than 1 weight layer
+    Raises:  ValueError: u_0 not between 0 and s; tau not positive; fewer than 1 weight layer; t that are negative, do
+             not rise, or are no finite numbers
     """
     from scipy.integrate import solve_ivp
 
     check(s, u_0, tau, weights)
     t = np.asarray(t, dtype=np.float64)
+    if not (t.ndim == 1 and np.isfinite(t).all() and (np.diff(t, prepend=0.0) >= 0).all()):
+        raise ValueError("t: must be a row of finite numbers that rise from 0 or later")
     if weights == 1:
         return np.asarray(s - (s - u_0) * np.exp(-t / tau))
     start = math.log(u_0 / (s - u_0))
@@ -37,6 +40,8 @@ def mode_strength(t: Array, s: float, u_0: float, tau: float, weights: int) -> A
     def rate(_: float, v: Array) -> Array:
         return np.asarray(weights * s / tau * (s / (1 + np.exp(-v))) ** (1 - 2 / weights))
 
+    if not t.size:
+        return t
     found = solve_ivp(rate, (0.0, float(t[-1])), [start], method="DOP853", t_eval=t, rtol=1e-10, atol=1e-10)
     return np.asarray(s / (1 + np.exp(-found.y[0])))
 

@@ -9,7 +9,7 @@ A network is given by the values of its keys under their Hydra names, as a row o
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from bpexp import data
 from bpexp.theory.moments import Array
 from bpexp.theory.prediction import NoPredictionError, describe_network
-from bpexp.theory.tangent import Tangent, tangent
+from bpexp.theory.tangent import Tangent, shares_of_pairs, tangent
 
 if TYPE_CHECKING:
     import polars
@@ -45,6 +45,18 @@ PLAIN = {
 }
 """Keys, and their one value that the oracle knows."""
 DESCENTS = ("sgd", "momentum", "nesterov")
+
+RANGES: dict[str, Callable[[float], bool]] = {
+    "model.depth": lambda depth: depth >= 1,
+    "model.width": lambda width: width >= 1,
+    "model.dropout": lambda p: 0 <= p < 1,
+    "model.input_dropout": lambda p: 0 <= p < 1,
+    "train.batch_size": lambda size: size >= 1,
+    "train.steps": lambda steps: steps >= 0,
+    "optimizer.lr": lambda rate: 0 <= rate < math.inf,
+    "optimizer.momentum": lambda momentum: 0 <= momentum < 1,
+}
+"""What numbers must be, which theory would take without an error."""
 
 KEYS = (
     "data",
@@ -206,6 +218,9 @@ def features(values: Mapping[str, Any]) -> Array:
     if values["optimizer"] not in DESCENTS:
         known = ", ".join(DESCENTS)
         raise NoPredictionError(f"no prediction for optimizer={values['optimizer']}: the oracle knows {known}")
+    for key, holds in RANGES.items():
+        if values[key] is not None and not holds(values[key]):
+            raise ValueError(f"{key}: {values[key]} is out of range")
     found, classes = kernel_of(*(values[key] for key in KEYS))
     lr = values["optimizer.lr"] / (1 - (values["optimizer.momentum"] or 0.0)) / classes
     hidden, inputs = (p / (1 - p) for p in (values["model.dropout"], values["model.input_dropout"]))
@@ -259,7 +274,8 @@ def kernel_of(
         input_dropout=input_dropout,
     )
     covariances = class_covariances(name, root, train_size)
-    return tangent(network, covariances, batch_size, described.outputs), described.outputs
+    pairs = shares_of_pairs(batch_size, described.outputs)
+    return tangent(network, covariances, pairs, described.outputs), described.outputs
 
 
 @functools.cache

@@ -66,12 +66,14 @@ def phase_diagram(activation: str | Function | Activation, sigma_w2: ArrayLike, 
     Math:    q is a fixed point where sigma_w2 = (q - sigma_b2) / M(q). Lengths that start at q = 1 rise until this is
              as large as sigma_w2, or fall until it is as small: a search in its running maximum and minimum
     Shapes:  sigma_w2: (W,); sigma_b2: (B,); what is found is (B, W)
-    Raises:  ValueError: a negative or non-finite variance; an unknown, non-scalar or non-finite activation
+    Raises:  ValueError: no variance, or a negative or non-finite one; an unknown, non-scalar or non-finite activation
     Edge:    by `moment_table`, to about 1e-7 of q* where V' is not close to 1; q* below 1e-10 or above 1e10 is 0 or
              inf; two fixed points closer together than 2 % may be taken for none
     Source:  Poole et al. 2016, arXiv:1606.05340; Schoenholz et al. 2017, arXiv:1611.01232
     """
     weights, biases = (np.atleast_1d(variances_of(k, v)) for k, v in (("sigma_w2", sigma_w2), ("sigma_b2", sigma_b2)))
+    if not (weights.size and biases.size):
+        raise ValueError("sigma_w2, sigma_b2: neither may be empty")
     table = moment_table(activation)
     places = np.stack([_places(table, weights, bias) for bias in biases])
     q = _refined(table, weights, biases[:, None], places)

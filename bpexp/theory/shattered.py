@@ -44,8 +44,11 @@ def gradient_correlation(depth: int, rho: float) -> float:
     Math:    prod_(l=0..L-1) (1 - arccos(rho_l)/pi), rho_(l+1) = next_correlation(rho_l): of E <g, g'> a layer keeps,
              beside what it keeps of E |g|^2, the share of units that are on at both. It is not 2^-L: relu's outputs are
              positive, so that inputs become alike with depth, rho_l -> 1, and the factors tend to 1
+    Raises:  ValueError: depth below 1; rho that is no correlation
     """
     check_depth(depth)
+    if not -1 <= rho <= 1:
+        raise ValueError(f"rho: {rho} is not between -1 and 1")
     product = 1.0
     for _ in range(depth):
         product *= float(both_on(rho))
@@ -66,9 +69,11 @@ def centred_correlation(depth: int, kind: str, grows: float = ABOUT_THE_MEAN) ->
              normalized, x + W relu((x - m)/sd): sd^2 = 1 + c l after l layers, so that a layer gets
              (1 + 1/(2 sd^2)) / (1 + 1/sd^2); the product over l = 0..L-1 falls as L^(-1/(2c)). c = `grows`: with the
              paper's 1 it is about 1/sqrt L, with 1 - 1/pi, the variance about the mean that sd is of, L^-0.73
-    Raises:  ValueError: another kind; depth below 1
+    Raises:  ValueError: another kind; depth below 1; `grows` that is negative or no finite number
     """
     check_depth(depth)
+    if not 0 <= grows < math.inf:
+        raise ValueError(f"grows: {grows} is not a finite number from 0")
     if kind not in KINDS:
         raise unknown_choice("kind", kind, KINDS)
     if kind != "normalized":

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bpexp.activations import Activation
+from bpexp.init import fill_orthogonal
 from bpexp.theory.moments import Array, evaluate, half_line
 from bpexp.theory.prediction import NORM_EPS, Linear, Network, NoPredictionError, scaled_to_unit_variance
 
@@ -31,12 +32,14 @@ class Tangent:
 
     kernel:        that of one output, (3,)
     pairs:         shares of a batch's pairs of samples that the three are, (3,)
+    classes:       number of classes
     output_length: mean square of an output
     fluctuation:   about the variance, over networks of this width, of the log of a squared gradient
     """
 
     kernel: Array
     pairs: Array
+    classes: int
     output_length: float
     fluctuation: float
 
@@ -53,7 +56,7 @@ class Tangent:
     @property
     def progress(self) -> float:
         """The eigenvalue of what tells classes apart in all the data: the kernel's excess in a class by its share."""
-        return float((self.kernel[1] - self.kernel[2]) * (self.pairs[0] + self.pairs[1]))
+        return float((self.kernel[1] - self.kernel[2]) / self.classes)
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,17 @@ class Layer:
     duals: Duals
 
 
-def tangent(network: Network, input_covariances: ArrayLike, batch_size: int, classes: int) -> Tangent:
+def shares_of_pairs(batch_size: int, classes: int) -> Array:
+    """Return which shares of a batch's pairs are a sample with itself, two of one class, and two of different ones.
+
+    Math:    1/B, (1 - 1/B)/C, (1 - 1/B)(1 - 1/C) on average over batches that are drawn from many samples of classes of
+             one size
+    """
+    apart = 1 - 1 / batch_size
+    return np.array([1 / batch_size, apart / classes, apart * (1 - 1 / classes)])
+
+
+def tangent(network: Network, input_covariances: ArrayLike, pairs: ArrayLike, classes: int) -> Tangent:
     """Return the tangent kernel of a wide network at initialization, and what else its first steps depend on.
 
     Math:    forward as `prediction.forward`, with E phi(n) phi(n') for E phi^2; D = c^2 G E phi'(n) phi'(n') / Var z
@@ -86,24 +99,25 @@ def tangent(network: Network, input_covariances: ArrayLike, batch_size: int, cla
              of a norm width c^2 G E phi'(n) phi'(n') (E n n' + 1). A mask of dropout is each sample's own: it
              multiplies the sample's product with itself by 1/(1-p). Batch norm takes the mean over pairs from the
              covariances of z and from H in the kernel.
-    Shapes:  input_covariances: (3,), means over the features
-    Raises:  NoPredictionError: lengths or a kernel that are no finite numbers
+    Shapes:  input_covariances: (3,), means over the features; pairs: (3,), as `shares_of_pairs`
+    Raises:  NoPredictionError: lengths or a kernel that are no finite numbers; batch norm over a single sample
     Edge:    under batch norm the kernel is that of gradients without a mean over the batch, which tell classes apart,
              and to about a tenth: what it takes from them along n is left out
     Source:  Jacot et al. 2018, arXiv:1806.07572; its part in trainability: Xiao et al. 2020, arXiv:1912.13053;
              masks, norms, gates and classes are derived here
     """
-    inputs = np.asarray(input_covariances, dtype=np.float64)
+    inputs, pairs = (np.asarray(values, dtype=np.float64) for values in (input_covariances, pairs))
+    if network.norm == "batch" and pairs[0] == 1:
+        raise NoPredictionError("no prediction: batch norm over a single sample has no variance")
     if network.init.name == "lsuv":
         network = scaled_to_unit_variance(network, inputs[:1])
-    pairs = np.array([1 / batch_size, 1 / classes - 1 / batch_size, 1 - 1 / classes])
     out = network.linears[-1]
     with np.errstate(over="ignore", invalid="ignore"):
         layers, last = forward(network, inputs, pairs)
         kernel = out.fan_in * last + 1 + backward(network, layers, pairs)
         length = float(out.fan_in * out.variance * last[0] + out.bias_variance)
     refuse_infinite(kernel)
-    return Tangent(kernel, pairs, length, fluctuation(network, layers))
+    return Tangent(kernel, pairs, classes, length, fluctuation(network, layers))
 
 
 def forward(network: Network, inputs: Array, pairs: Array) -> tuple[list[Layer], Array]:
@@ -165,14 +179,17 @@ def normalized(z: Array, norm: str, pairs: Array) -> tuple[Array, float]:
 def fluctuation(network: Network, layers: list[Layer]) -> float:
     """Return about the variance, over networks, of the log of a squared gradient.
 
-    Math:    sum over layers of s^2 (3 E phi'^4 / (E phi'^2)^2 - 1) / n, s the share of the gradient that comes through
-             the layer's branch: 5 sum 1/n for relu, as Hanin and Nica 2019, arXiv:1812.05994, have it
+    Math:    sum over layers of s^2 (3 E phi'^4 / (E phi'^2)^2 - k) / n, s the share of the gradient that comes through
+             the layer's branch, k = 1 of independent weights: 5 sum 1/n for relu, as Hanin and Nica 2019,
+             arXiv:1812.05994, have it. Orthogonal weights keep the length of what they turn, and k = 3: the variance of
+             sum a g^2 / sum g^2 of Gaussian g, not that of sum a g^2 / n; derived here, without what the layers of one
+             network have in common
     """
-    found = 0.0
+    found, kept = 0.0, 3 if network.init.fill is fill_orthogonal else 1
     for number, layer in enumerate(layers, 1):
         through = layer.linear.backward_factor * network.branch(number) ** 2 * layer.duals.slopes[0] / layer.scale
         share = through / (1 + through) if network.skips(number) else 1.0
-        found += share**2 * (3 * layer.duals.kurtosis - 1) / layer.linear.fan_out
+        found += share**2 * (3 * layer.duals.kurtosis - kept) / layer.linear.fan_out
     return float(found)
 
 

@@ -166,7 +166,7 @@ def foreseen():
     """What an oracle says of held-out networks, of which progress alone decides."""
     fitted = table_of((2, 4, 8, 16, 32), ("tanh",))
     found = foresee(fit(fitted), table_of(HELD_DEPTHS, HELD_ACTIVATIONS[:1]))
-    return found.with_columns(foresee_alone(found, fit_baseline(fitted)), near_boundary(found))
+    return found.with_columns(*foresee_alone(found, fit_baseline(fitted)), near_boundary(found))
 
 
 def test_no_network_of_the_fit_is_held_out():
