@@ -194,8 +194,8 @@ def test_a_worker_that_is_kept_ends_with_an_interrupt():
     worker = Worker()
     while not worker.idle:
         worker.receive(Progress([]))
+    processes._spare().append(worker)
     with pytest.raises(KeyboardInterrupt), processes.ending_spare():
-        processes._spare().append(worker)
         raise KeyboardInterrupt
     assert processes._spare() == []
     with pytest.raises(ProcessLookupError):
