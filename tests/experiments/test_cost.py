@@ -269,6 +269,8 @@ def tables():
             "smoke": (Schedule(Grid(8, 2, tiny), 2, 1, parts=True, asked={PLAIN: 1e9}, limit=0.0),)
         },
         (cost_launching, "SCALAR_STEPS"): 20,
+        (cost_launching, "LAUNCH_LIMIT"): 0.0,
+        (cost_launching, "SCALARS_LIMIT"): 1e9,
         (cost_launching, "EFFORTS"): {"smoke": cost_launching.Effort(4, 2, None, 0, asked=True)},
     }
     with pytest.MonkeyPatch.context() as patch:
